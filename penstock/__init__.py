@@ -1,0 +1,1 @@
+"""Penstock: from raw data to a served model, every step declared, versioned and comparable."""

@@ -1,0 +1,60 @@
+"""Where every output of a data set lies: the paths that dvc.yaml names, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Layout"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one data set, relative to the root of the repository."""
+
+    dataset: str
+
+    @property
+    def raw(self) -> Path:
+        return Path("data/raw") / f"{self.dataset}.parquet"
+
+    @property
+    def quarantine(self) -> Path:
+        return Path("data/quarantine") / f"{self.dataset}.parquet"
+
+    @property
+    def contract(self) -> Path:
+        """The contract with every column's type resolved: named, by default or inferred."""
+        return self.reports / "contract.json"
+
+    @property
+    def prepared(self) -> Path:
+        """Folder with train.parquet and holdout.parquet."""
+        return Path("data/prepared") / self.dataset
+
+    @property
+    def features(self) -> Path:
+        """Folder with train.parquet, holdout.parquet and columns.json."""
+        return Path("data/features") / self.dataset
+
+    @property
+    def predictions(self) -> Path:
+        return Path("data/predictions") / f"{self.dataset}.parquet"
+
+    @property
+    def rejected(self) -> Path:
+        """Rows of the scored batch that did not fit."""
+        return Path("data/quarantine") / f"{self.dataset}_predictions.parquet"
+
+    @property
+    def model(self) -> Path:
+        """Folder with pipeline.skops, model.onnx and manifest.json."""
+        return Path("models") / self.dataset
+
+    @property
+    def reports(self) -> Path:
+        return Path("reports") / self.dataset
+
+    @property
+    def selection(self) -> Path:
+        return self.reports / "selection.json"
