@@ -137,7 +137,6 @@ class Prepare(View):
     quantiles: Annotated[int, Field(ge=2)] = 10  # strata of a regression target
     drop_duplicates: bool = False
     drop_missing_target: bool = True
-    strip_text: bool = True  # remove white space around text and categories
 
 
 # --- what is made of it -----------------------------------------------------------------------------
@@ -322,6 +321,14 @@ class Candidate(View):
     space: dict[str, Space] = {}
     features: dict[str, Any] = {}  # deviations from the data set's `features` for this model alone
     log_target: bool = False  # regression: fit ln(1 + y), report on y
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _null_leaves_a_range_out(cls, entries: Any) -> Any:
+        # As for candidates: an overlay cannot remove a key.
+        if not isinstance(entries, dict):
+            return entries
+        return {name: space for name, space in entries.items() if space is not None}
 
     @model_validator(mode="after")
     def _a_parameter_is_fixed_or_searched(self) -> Self:
@@ -523,8 +530,8 @@ class TrainView(View):
 
 
 class ExportView(View):
+    card: Card
     task: Task
-    contract: Contract
     derive: tuple[Derived, ...]
     scoring: Scoring
     export: Export

@@ -1,0 +1,1 @@
+"""How models are judged: splits, samplers, search, metrics, curves, thresholds, calibration."""
