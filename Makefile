@@ -29,7 +29,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -c 'import uv' 2>/dev/null || { \
 		awk '/^uv==/ {on=1} on {print} on && !/\\$$/ {exit}' requirements.lock > $(VENV)/uv.txt; \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt; }
-	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -53,7 +53,7 @@ params: env  ## Compose params.yaml from conf/ without running anything.
 	penstock params
 
 reproduce: env  ## Build the graph in two fresh clones and name the first output that differs.
-	python benchmarks/reproduce.py
+	penstock reproduce
 
 bench: env  ## Measure the claims of the README side by side.
 	python benchmarks/ingest.py

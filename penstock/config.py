@@ -388,7 +388,7 @@ class Train(View):
     """The winner, fitted on the whole training part."""
 
     calibration: Literal["none", "sigmoid", "isotonic"] = "none"
-    importance_repeats: Annotated[int, Field(ge=1)] = 5  # of permutation importance
+    importance_repeats: Annotated[int, Field(ge=1)] = 3  # of permutation importance
 
 
 class Export(View):

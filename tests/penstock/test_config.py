@@ -54,8 +54,8 @@ def changed(params: dict, where: str, value: object) -> dict:
             1.5,
             "datasets.churn.prepare.holdout: input should be less than 1, not 1.5",
         ),
-        ("datasets.churn.candidates.knn.model", "xgbost", "candidates.knn.model: input should be 'dummy'"),
-        ("datasets.churn.candidates.knn.features", {"scale": "log"}, "scale"),
+        ("datasets.churn.candidates.decision_tree.model", "xgbost", "candidates.decision_tree.model: input should be 'dummy'"),
+        ("datasets.churn.candidates.decision_tree.features", {"scale": "log"}, "scale"),
         (
             "datasets.churn.candidates.logistic.params",
             {"C": 1},
@@ -131,12 +131,12 @@ def test_views_are_frozen(committed, tmp_path):
 
 
 def test_null_takes_a_candidate_out(committed, tmp_path):
-    path = write(tmp_path, changed(committed, "datasets.churn.candidates.knn", None))
-    assert "knn" not in config.load(path).datasets["churn"].candidates
+    path = write(tmp_path, changed(committed, "datasets.churn.candidates.decision_tree", None))
+    assert "decision_tree" not in config.load(path).datasets["churn"].candidates
 
 
 def test_a_candidate_deviates_from_the_features_of_its_data_set(committed):
     housing = config.load(ROOT / "params.yaml").datasets["housing"]
-    recipe = housing.candidates["ridge_log"].recipe(housing.features)
-    assert recipe.clip == "iqr"
-    assert recipe == housing.features.model_copy(update={"clip": "iqr"})
+    recipe = housing.candidates["lightgbm"].recipe(housing.features)
+    assert (recipe.encode, recipe.scale, recipe.clip) == ("target", "none", "none")
+    assert recipe == housing.features.model_copy(update={"encode": "target", "scale": "none", "clip": "none"})
