@@ -82,13 +82,17 @@ def as_features(raw: pl.DataFrame, derived: Sequence[Derived], task: Task) -> pl
         cs.categorical().cast(pl.String),
     )
     frame = derive(typed, derived)
-    return frame.drop(task.not_features, strict=False).with_columns(
-        cs.date().cast(pl.Int32).cast(pl.Float32),
-        (cs.datetime().dt.epoch("s").cast(pl.Float64) / SECONDS_A_DAY).cast(pl.Float32),
-        cs.string().fill_null(""),
-    ).with_columns(
-        # A ratio may overflow; what is not finite is missing.
-        pl.when(cs.float().is_finite()).then(cs.float()).name.keep(),
+    return (
+        frame.drop(task.not_features, strict=False)
+        .with_columns(
+            cs.date().cast(pl.Int32).cast(pl.Float32),
+            (cs.datetime().dt.epoch("s").cast(pl.Float64) / SECONDS_A_DAY).cast(pl.Float32),
+            cs.string().fill_null(""),
+        )
+        .with_columns(
+            # A ratio may overflow; what is not finite is missing.
+            pl.when(cs.float().is_finite()).then(cs.float()).name.keep(),
+        )
     )
 
 

@@ -54,7 +54,11 @@ def changed(params: dict, where: str, value: object) -> dict:
             1.5,
             "datasets.churn.prepare.holdout: input should be less than 1, not 1.5",
         ),
-        ("datasets.churn.candidates.decision_tree.model", "xgbost", "candidates.decision_tree.model: input should be 'dummy'"),
+        (
+            "datasets.churn.candidates.decision_tree.model",
+            "xgbost",
+            "candidates.decision_tree.model: input should be 'dummy'",
+        ),
         ("datasets.churn.candidates.decision_tree.features", {"scale": "log"}, "scale"),
         (
             "datasets.churn.candidates.logistic.params",

@@ -1,0 +1,135 @@
+"""`penstock …`: what is not a stage of the graph. Every command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from penstock.console import USER_ERROR, fail, progress, say
+from penstock.errors import PenstockError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="From raw data to a served model. The graph itself runs by `dvc repro` and `dvc exp run`.",
+)
+
+
+@app.command()
+def params(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Hydra overrides, such as dataset=churn.")
+    ] = None,
+    check: Annotated[bool, typer.Option(help="Write nothing; fail if params.yaml is out of step.")] = False,
+) -> None:
+    """Compose params.yaml from conf/, as `dvc exp run` does, without running anything."""
+    from penstock.composition import in_step, write_params
+
+    root = Path()
+    if not check:
+        say(f"{write_params(root, overrides or ())} composed from conf/")
+    elif not in_step(root):
+        raise PenstockError("params.yaml is not the composition of conf/", hint="compose it: `make params`")
+
+
+@app.command()
+def dataset(
+    name: Annotated[str, typer.Argument(help="What to call it; becomes conf/dataset/NAME.yaml.")],
+    path: Annotated[Path, typer.Argument(help="A CSV, Parquet or JSON-lines file.")],
+    target: Annotated[str, typer.Option(help="The column to predict.")],
+    positive: Annotated[
+        str | None, typer.Option(help="Of two classes, the one whose probability counts.")
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Replace the file if it is there.")] = False,
+) -> None:
+    """Write the settings of a new data set, with a contract inferred from a file."""
+    from penstock.scaffold import infer
+    from penstock.storage import write_text
+
+    out = Path("conf/dataset") / f"{name}.yaml"
+    if not name.isidentifier():
+        raise PenstockError(
+            f"{name!r} is no name for a data set", hint="letters, digits and _; it becomes a key"
+        )
+    if out.exists() and not force:
+        raise PenstockError(f"{out}: exists", hint="choose another name, or --force")
+    write_text(out, infer(path, name, target=target, positive=positive))
+    say(f"{out} written. Read it, then: penstock params && dvc repro --glob '*@{name}'")
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="Folder of an artefact, such as models/churn.")],
+    path: Annotated[Path, typer.Argument(help="CSV, Parquet or JSON lines, of any size.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the answers go; format by suffix.")],
+    quarantine: Annotated[
+        Path | None, typer.Option(help="Where rows go that do not fit. [default: beside OUT]")
+    ] = None,
+    keep: Annotated[str, typer.Option(help="Columns of the input to carry over, separated by commas.")] = "",
+    batch_rows: Annotated[int, typer.Option(min=1, help="Rows in memory at a time, for each core.")] = 65_536,
+) -> None:
+    """Score a file with an artefact. Rows that break its contract go to quarantine, and are counted."""
+    from penstock.artifact.model import load
+    from penstock.artifact.score import count_rows, reasons_in_words, score_file
+    from penstock.reproducible import available_cores
+
+    rejects = quarantine or out.with_name(f"{out.name.split('.')[0]}.quarantine.parquet")
+    loaded = load(model)
+    total = count_rows(path) if path.is_file() else None
+    with progress(f"predict {path.name}", total, unit="rows") as advance:
+        scored = score_file(
+            loaded,
+            path,
+            out,
+            rejects,
+            keep=[name for name in keep.split(",") if name],
+            batch_rows=batch_rows,
+            workers=available_cores(),
+            advance=advance,
+        )
+    say(f"{scored.rows} rows scored: {out}")
+    if scored.rejected:
+        say(f"{scored.rejected} rows do not fit: {rejects}\n{reasons_in_words(scored.reasons)}")
+
+
+@app.command()
+def reproduce(
+    dataset: Annotated[str | None, typer.Option(help="Only the stages of one data set.")] = None,
+    clones: Annotated[int, typer.Option(min=1, help="Fresh clones to build side by side.")] = 2,
+) -> None:
+    """Build the graph in fresh clones without a cache; name the first output that differs."""
+    from penstock.reproduction import reproduce as run
+
+    difference = run(Path(), clones=clones, dataset=dataset)
+    if difference:
+        raise PenstockError(
+            f"not reproduced: {difference}", hint="`dvc repro --force` here, and compare what changes"
+        )
+    say(f"{clones} fresh clones arrive at the committed dvc.lock, hash for hash")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app(standalone_mode=False)
+    except PenstockError as error:
+        sys.exit(fail(error, where="penstock"))
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as error:
+        # Typer's usage errors know how to show themselves; anything else is a defect and keeps its traceback.
+        if hasattr(error, "show"):
+            error.show()
+            sys.exit(getattr(error, "exit_code", USER_ERROR))
+        raise
+
+
+if __name__ == "__main__":
+    main()
