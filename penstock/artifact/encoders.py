@@ -64,18 +64,29 @@ def _numeric(graph: Graph, pipeline: Any, columns: list[str]) -> str:
 
 
 def _scaled(graph: Graph, scaler: Any, values: str) -> str:
-    # In double precision, as scikit-learn does it: a year less the mean of years has few digits to lose.
-    double = graph.cast(values, TensorProto.DOUBLE)
+    """The scaler's own arithmetic, rounding for rounding.
 
-    def with_row(op: str, tensor: str, row: NDArray[np.float64]) -> str:
-        return graph.add(op, tensor, graph.constant(np.asarray(row)[None, :], np.float64))
+    A decimal that lies midway between two others is where trees like to cut: there the last bit decides the branch.
+    """
 
-    if type(scaler).__name__ == "MinMaxScaler":
-        scaled = with_row("Add", with_row("Mul", double, scaler.scale_), scaler.min_)
-    else:
-        centre = scaler.mean_ if type(scaler).__name__ == "StandardScaler" else scaler.center_
-        scaled = with_row("Div", with_row("Sub", double, centre), scaler.scale_)
-    return graph.cast(scaled, TensorProto.FLOAT)
+    def step(op: str, tensor: str, row: NDArray[Any]) -> str:
+        if row.dtype == np.float32:
+            return graph.add(op, tensor, graph.constant(row[None, :]))
+        # NumPy widens a single-precision column for a double-precision operand and rounds the result.
+        double = graph.add(
+            op, graph.cast(tensor, TensorProto.DOUBLE), graph.constant(row[None, :], np.float64)
+        )
+        return graph.cast(double, TensorProto.FLOAT)
+
+    match type(scaler).__name__:
+        case "StandardScaler":
+            # Alone among the three it rounds its statistics to the precision of the data first.
+            centred = step("Sub", values, scaler.mean_.astype(np.float32))
+            return step("Div", centred, scaler.scale_.astype(np.float32))
+        case "MinMaxScaler":
+            return step("Add", step("Mul", values, scaler.scale_), scaler.min_)
+        case _:
+            return step("Div", step("Sub", values, scaler.center_), scaler.scale_)
 
 
 def _probed(encoder: Any) -> list[tuple[list[str], NDArray[np.float32]]]:

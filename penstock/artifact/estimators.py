@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Any
 
 import numpy as np
@@ -103,12 +104,15 @@ def _converted(model: Any, n_inputs: int) -> ModelProto:
 
     options = {id(model): {"zipmap": False}} if hasattr(model, "classes_") else None
     try:
-        return convert_sklearn(
-            model,
-            initial_types=[("matrix", FloatTensorType([None, n_inputs]))],
-            target_opset={"": OPSET, ML: ML_OPSET},
-            options=options,
-        )
+        with warnings.catch_warnings():
+            # The converter of support vector machines still looks at attributes that scikit-learn deprecates.
+            warnings.simplefilter("ignore", FutureWarning)
+            return convert_sklearn(
+                model,
+                initial_types=[("matrix", FloatTensorType([None, n_inputs]))],
+                target_opset={"": OPSET, ML: ML_OPSET},
+                options=options,
+            )
     except (MissingConverter, MissingShapeCalculator) as error:
         raise PenstockError(
             f"{type(model).__name__} cannot be exported to ONNX", hint="choose another model in `candidates`"
