@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -111,8 +112,15 @@ def by_slice(frame: pl.DataFrame, columns: Sequence[str], judged: Judged) -> pl.
 def _values(series: pl.Series) -> pl.Series:
     """What a row's slice is called."""
     if series.dtype.is_numeric() and series.n_unique() > 2 * SLICE_BINS:
-        edges = sorted({series.quantile(share / SLICE_BINS) for share in range(1, SLICE_BINS)})  # type: ignore[type-var]
-        return series.cut(edges).cast(pl.String).fill_null("missing")  # type: ignore[arg-type]
+        values = series.cast(pl.Float64).to_numpy()
+        edges = np.unique(np.nanquantile(values, [share / SLICE_BINS for share in range(1, SLICE_BINS)]))
+        ends = ["-inf", *(f"{edge:.6g}" for edge in edges), "inf"]
+        names = [f"({low}, {high}]" for low, high in pairwise(ends)]
+        codes = np.searchsorted(edges, values, side="left")
+        labels = [
+            names[code] if known else "missing" for code, known in zip(codes, ~np.isnan(values), strict=True)
+        ]
+        return pl.Series(series.name, labels)
     return series.cast(pl.String).fill_null("missing")
 
 
