@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import penstock.without_pandas  # noqa: F401  (before anything loads scikit-learn)
+
 import hashlib
 from pathlib import Path
 
 from penstock.artifact import export, parity
 from penstock.artifact.graph import ML, ML_OPSET, OPSET
-from penstock.artifact.manifest import MANIFEST, MODEL, Manifest
+from penstock.artifact.manifest import MANIFEST, MODEL, Input, Manifest
 from penstock.artifact.model import load
 from penstock.config import Column, ExportView, load_view
 from penstock.console import run_stage, say
@@ -40,11 +43,15 @@ CODE = (
 
 
 def manifest(
-    dataset: str, view: ExportView, columns: Columns, content: bytes, threshold: float | None
+    dataset: str,
+    view: ExportView,
+    columns: Columns,
+    takes: tuple[Input, ...],
+    content: bytes,
+    threshold: float | None,
 ) -> Manifest:
     """The manifest of ``content``, the bytes of the ONNX file."""
     layout = Layout(dataset)
-    contract = {name: Column.model_validate(item) for name, item in read_json(layout.contract).items()}
     means = read_json(layout.reports / "validation.json")
     return Manifest(
         format=1,
@@ -54,7 +61,7 @@ def manifest(
         target=view.task.target,
         sha256=hashlib.sha256(content).hexdigest(),
         opset={"ai.onnx": OPSET, ML: ML_OPSET},
-        inputs=export.inputs(columns, view.derive, contract),
+        inputs=takes,
         outputs=export.outputs(columns),
         classes=None if columns.classes is None else tuple(map(str, columns.classes)),
         positive=None if view.task.positive is None else str(view.task.positive),
@@ -81,7 +88,7 @@ def main(dataset: str) -> None:
     write_bytes(layout.model / MODEL, content)
     write_json(
         layout.model / MANIFEST,
-        manifest(dataset, view, columns, content, threshold).model_dump(),
+        manifest(dataset, view, columns, takes, content, threshold).model_dump(),
         sort_keys=False,
     )
 

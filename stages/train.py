@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import penstock.without_pandas  # noqa: F401  (before anything loads scikit-learn)
+
 from penstock.config import TrainView, load_view
 from penstock.console import run_stage, say
 from penstock.features.columns import read

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import penstock.without_pandas  # noqa: F401  (before anything loads scikit-learn)
+
 from penstock.config import ValidateView, load_view
 from penstock.console import progress, run_stage, say
 from penstock.features.columns import read
@@ -16,7 +19,12 @@ def preload(view: ValidateView) -> list[str]:
     """What the worker processes will need, to be imported once for all of them."""
     models = estimators.modules((candidate.model for candidate in view.candidates.values()), view.task.kind)
     sampled = any(sampler.name != "none" for sampler in (view.sampler, *view.compare_samplers))
-    return ["penstock.validation.judging", *models, *(["imblearn.combine"] if sampled else [])]
+    return [
+        "penstock.without_pandas",
+        "penstock.validation.judging",
+        *models,
+        *(["imblearn.combine"] if sampled else []),
+    ]
 
 
 def main(dataset: str) -> None:

@@ -21,6 +21,7 @@ INERT = {
     "penstock/console.py",
     "penstock/errors.py",
     "penstock/reproducible.py",
+    "penstock/without_pandas.py",
     "stages/__init__.py",
 }
 # Served by a parameter: `source.watch` names it where the data set comes from a package.
