@@ -43,7 +43,7 @@ test: env  ## Run all tests.
 	pytest -n $(WORKERS) --dist worksteal
 
 check: lint  ## Lint, format, types, arrows between rooms.
-lint: env
+lint: env  ## The same.
 	ruff check .
 	ruff format --check .
 	mypy
