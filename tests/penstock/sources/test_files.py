@@ -50,7 +50,7 @@ def test_csv_is_read_as_text_with_empty_fields_missing():
         ("windows.csv", "a,b\r\n1,2\r\n"),
         ("no_last_newline.csv", "a,b\n1,2"),
         ("tabs.tsv", "a\tb\n1\t2\n"),
-        ("packed.csv.gz", gzip.compress(b"a,b\n1,2\n")),
+        ("packed.csv.gz", gzip.compress(b"a,b\n1,2\n", mtime=0)),
         ("UPPER.CSV", "a,b\n1,2\n"),
     ],
 )
@@ -177,7 +177,7 @@ def test_a_line_that_is_no_json_object_is_set_aside():
         ("in.csv", "größe,b\n1,2\n".encode("latin-1"), r"not UTF-8 at byte 2, in line 1"),
         ("in.csv", "a,b\n1,2\n".encode("utf-16"), r"byte 0, in line 1\n.*iconv -f UTF-16"),
         ("in.csv", 'a,b\n1,"2\n3,4\n', r"not readable as csv .*\n.*quote not closed"),
-        ("in.csv.gz", gzip.compress(b"a,b\n1,2\n")[:-9], r"in\.csv\.gz: not readable as csv"),
+        ("in.csv.gz", gzip.compress(b"a,b\n1,2\n", mtime=0)[:-9], r"in\.csv\.gz: not readable as csv"),
         ("in.parquet", b"PAR1 and nothing more", r"not a readable Parquet file .*\n.*truncated"),
         ("in.jsonl", "a,b\n1,2\n", r"no row in it\n.*expected a JSON object"),
         ("in.jsonl", '{"a": "Zürich"}\n'.encode("latin-1"), r"not UTF-8 at byte 8, in line 1"),
