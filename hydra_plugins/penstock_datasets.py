@@ -16,10 +16,11 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 GROUP = "dataset"
 ALL = f"{GROUP}/all"
+IMAGES = "images"  # the task.kind of a set of pictures
 
 
 class DatasetConfigSource(FileConfigSource):
@@ -65,5 +66,15 @@ class DatasetSearchPath(SearchPathPlugin):
                 folder = entry.path.removeprefix("file://")
                 search_path.prepend("penstock-datasets", f"{DatasetConfigSource.scheme()}://{folder}")
 
+
+def _names(root: DictConfig, *, images: bool) -> ListConfig:
+    """The data sets that are, or are not, pictures. A broken file counts as a table: its error is told there."""
+    kinds = {name: OmegaConf.select(dataset, "task.kind") for name, dataset in root.datasets.items()}
+    return ListConfig([str(name) for name, kind in kinds.items() if (kind == IMAGES) == images])
+
+
+# A stage runs over tables or over pictures; which a data set is, its own file says.
+OmegaConf.register_new_resolver("penstock.tables", lambda _root_: _names(_root_, images=False), replace=True)
+OmegaConf.register_new_resolver("penstock.images", lambda _root_: _names(_root_, images=True), replace=True)
 
 __all__ = ["DatasetConfigSource", "DatasetSearchPath"]

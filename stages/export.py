@@ -25,7 +25,7 @@ from stages.layout import Layout
 # The code that makes a model, from its source to its file. dvc.yaml names the same.
 CODE = (
     "penstock/artifact",
-    "penstock/config.py",
+    "penstock/config",
     "penstock/contract.py",
     "penstock/features",
     "penstock/preparation.py",

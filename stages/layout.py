@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Layout"]
+__all__ = ["ImageLayout", "Layout"]
 
 
 @dataclass(frozen=True)
@@ -58,3 +58,26 @@ class Layout:
     @property
     def selection(self) -> Path:
         return self.reports / "selection.json"
+
+
+@dataclass(frozen=True)
+class ImageLayout(Layout):
+    """The paths of a set of pictures. ``raw``, ``quarantine``, ``model`` and ``reports`` are as for a table."""
+
+    @property
+    def split(self) -> Path:
+        """Which part each row of ``raw`` belongs to."""
+        return Path("data/prepared") / f"{self.dataset}.parquet"
+
+    @property
+    def features(self) -> Path:
+        """Folder with features of the frozen backbone: features.npy, mirrored.npy, rows.npy."""
+        return Path("data/features") / self.dataset
+
+    def weights(self, phase: str) -> Path:
+        """The network after a phase (head, finetune, scratch)."""
+        return self.model / f"{phase}.safetensors"
+
+    def answers(self, phase: str) -> Path:
+        """What the network after a phase says of the validation part and the hold-out."""
+        return Path("data/predictions") / f"{self.dataset}_{phase}.parquet"

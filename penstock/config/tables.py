@@ -1,35 +1,12 @@
-"""Typed, frozen views of params.yaml. Nothing downstream reads an untyped dictionary.
-
-params.yaml is composed from conf/ and loses its types on the way, so each stage validates what it
-reads before it works: a key that no view knows is an error that names the key and the file.
-
-A stage sees one *view*: the parameter groups that dvc.yaml lists for it and nothing else, so a stage
-cannot depend on a parameter without saying so.
-"""
+"""What can be chosen for a table."""
 
 from __future__ import annotations
 
-import difflib
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from penstock.errors import PenstockError
-
-PARAMS = Path("params.yaml")
-
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-OpenShare = Annotated[float, Field(gt=0.0, lt=1.0)]
-Scalar = bool | int | float | str
-
-
-class View(BaseModel):
-    """A frozen part of params.yaml that refuses keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
+from penstock.config.base import Card, OpenShare, Scalar, Share, View
 
 # --- what the data is -------------------------------------------------------------------------------
 
@@ -409,17 +386,6 @@ class Predict(View):
     )
 
 
-class Card(View):
-    """What the model card says beyond what is measured."""
-
-    title: str = ""
-    description: str = ""
-    source: str = ""
-    licence: str = ""
-    intended_use: str = ""
-    caveats: str = ""
-
-
 class Dataset(View):
     """Everything that is chosen for one data set."""
 
@@ -550,122 +516,3 @@ class ReportView(View):
     card: Card
     task: Task
     scoring: Scoring
-
-
-STAGES: dict[str, type[View]] = {
-    "ingest": IngestView,
-    "profile": ProfileView,
-    "prepare": PrepareView,
-    "features": FeaturesView,
-    "validate": ValidateView,
-    "train": TrainView,
-    "export": ExportView,
-    "evaluate": EvaluateView,
-    "predict": PredictView,
-    "report": ReportView,
-}
-
-
-class Params(View):
-    """The whole of params.yaml."""
-
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
-    names: tuple[str, ...]  # the data sets of the graph: dvc.yaml's matrix
-    datasets: dict[str, Dataset]
-
-    @model_validator(mode="after")
-    def _names_are_the_data_sets(self) -> Self:
-        if set(self.names) != self.datasets.keys():
-            raise ValueError("`names` and the keys of `datasets` differ")
-        return self
-
-
-AnyView = TypeVar("AnyView", bound=View)
-
-
-def load(path: Path = PARAMS) -> Params:
-    """Read and validate a whole parameter file.
-
-    Raises:
-        PenstockError: The file is missing or not YAML, or a key or value in it is wrong.
-    """
-    return _validated(Params, _read(path), path)
-
-
-def load_view(view: type[AnyView], dataset: str, path: Path = PARAMS) -> AnyView:
-    """What one stage sees of one data set. The rest of that data set is validated too, before any work.
-
-    Raises:
-        PenstockError: As for ``load``, or there is no such data set.
-    """
-    raw = _read(path)
-    datasets = raw.get("datasets")
-    if not isinstance(datasets, dict) or dataset not in datasets:
-        known = ", ".join(sorted(datasets)) if isinstance(datasets, dict) else "none"
-        raise PenstockError(
-            f"{path}: no data set {dataset!r}", hint=f"known: {known}; add conf/dataset/{dataset}.yaml"
-        )
-    whole = _validated(Dataset, datasets[dataset], path, prefix=f"datasets.{dataset}.")
-    chosen = {name: getattr(whole, name) for name in view.model_fields if name != "seed"}
-    if "seed" in view.model_fields:
-        if "seed" not in raw:
-            raise PenstockError(f"{path}: seed: missing", hint="set it in conf/config.yaml")
-        chosen["seed"] = raw["seed"]
-    return _validated(view, chosen, path)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        # libyaml's parser reads a long file in a tenth of the time; it is not in every build of PyYAML.
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506  (both are safe)
-    except FileNotFoundError as error:
-        raise PenstockError(f"{path}: there is no such file", hint="compose it: `make params`") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PenstockError(f"{path}: not YAML: {error}", hint="compose it anew: `make params`") from error
-    if not isinstance(raw, dict):
-        raise PenstockError(f"{path}: expected a mapping, found {type(raw).__name__}", hint="`make params`")
-    return raw
-
-
-def _validated(view: type[AnyView], raw: Any, path: Path, *, prefix: str = "") -> AnyView:
-    try:
-        return view.model_validate(raw)
-    except ValidationError as error:
-        lines = [_explained(item, view, prefix) for item in error.errors(include_url=False)]
-        raise PenstockError(
-            f"{path}: " + "; ".join(lines),
-            hint="mend it in conf/ and compose: `make params`, or `dvc exp run`",
-        ) from error
-
-
-def _explained(item: Any, view: type[View], prefix: str) -> str:
-    # pydantic puts the discriminator's value into the location of a union: it is no key of the file.
-    where = prefix + ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(item["loc"][-1]), sorted(_known_keys(view)), n=1)
-        return f"{where}: no such key" + (f", did you mean {near[0]!r}?" if near else "")
-    if item["type"] == "missing":
-        return f"{where}: missing"
-    if item["type"] == "value_error":
-        return f"{where or 'params'}: {item['ctx']['error']}".replace(".: ", ": ")
-    given = f", not {item['input']!r}" if isinstance(item["input"], Scalar | None) else ""
-    return f"{where}: {item['msg'][0].lower()}{item['msg'][1:]}{given}"
-
-
-def _known_keys(view: type[View]) -> set[str]:
-    """Every key that the view or a view inside it knows."""
-    import typing
-
-    keys: set[str] = set()
-
-    def visit(annotation: Any) -> None:
-        if isinstance(annotation, type) and issubclass(annotation, View):
-            for name, field in annotation.model_fields.items():
-                keys.add(name)
-                visit(field.annotation)
-        for argument in typing.get_args(annotation):
-            visit(argument)
-
-    visit(view)
-    return keys
