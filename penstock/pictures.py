@@ -89,6 +89,8 @@ def decode(content: bytes, contract: PictureContract = ANY_PICTURE, *, side: int
             if side is not None:
                 image.draft(None, (side, side))
             image.load()
+            if _fades_to_grey(image) and not _has_all_its_data(content):
+                raise PictureError("truncated", "data are missing before the end mark; the rest is grey")
             return _turned(_rgb(image), _orientation(image))
     except PictureError:
         raise
@@ -124,6 +126,29 @@ def _ends_early(content: bytes) -> bool:
     if content.startswith(b"GIF8"):
         return not content.rstrip(b"\0").endswith(b";")
     return content.startswith(b"\x89PNG") and b"IEND" not in content[-64:]
+
+
+def _fades_to_grey(image: Image.Image) -> bool:
+    """Whether the last pixel of a sequential JPEG is what libjpeg fills in, without a word, for missing data."""
+    if image.format not in {"JPEG", "MPO"} or "progressive" in image.info:
+        return False
+    last = image.getpixel((image.width - 1, image.height - 1))
+    return set(last if isinstance(last, tuple) else (last,)) <= {127, 128}
+
+
+def _has_all_its_data(content: bytes) -> bool:
+    """Whether a sequential JPEG can be decoded without its end mark: one that was cut before it then runs dry.
+
+    A few bytes take the mark's place, since the decoder looks that far ahead.
+    """
+    unmarked = content[: content.rfind(b"\xff\xd9")] + bytes(16)
+    try:
+        with Image.open(io.BytesIO(unmarked), formats=["JPEG"]) as image:
+            image.draft(None, (1, 1))
+            image.load()
+    except OSError:
+        return False
+    return True
 
 
 def _check_header(image: Image.Image, contract: PictureContract) -> None:

@@ -37,7 +37,7 @@ def rate(settings: Finetuning, step: int, steps: int) -> float:
             return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * step / warm))
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1.0, steps - warm))))
     if step < warm:
-        return (step + 1) / warm
+        return min(1.0, (step + 1) / warm)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1.0, steps - warm))))
 
 

@@ -26,7 +26,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from penstock.config import Backbone, Compute, Extraction, Finetuning
 from penstock.console import progress, say
@@ -163,10 +163,16 @@ class _Rows(Dataset[tuple[Tensor, Tensor]]):
         return self._features[chosen], self._codes[chosen]
 
 
-def _feature_loader(rows: _Rows, sampler: Any, batch: int) -> DataLoader[Any]:
-    from torch.utils.data import BatchSampler
+class _Batches(BatchSampler):
+    """Lists of places; Lightning tells it the epoch, and it tells the sampler inside."""
 
-    return DataLoader(rows, sampler=BatchSampler(sampler, batch, drop_last=False), batch_size=None)
+    def set_epoch(self, epoch: int) -> None:
+        if isinstance(self.sampler, EpochSampler):
+            self.sampler.set_epoch(epoch)
+
+
+def _feature_loader(rows: _Rows, sampler: Any, batch: int) -> DataLoader[Any]:
+    return DataLoader(rows, sampler=_Batches(sampler, batch, drop_last=False), batch_size=None)
 
 
 def fit_head(
@@ -455,6 +461,8 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(logging.WARNING)
         with warnings.catch_warnings():
             for message in (
+                ".*LeafSpec.*",
+                ".*in eval mode at the start.*",
                 ".*does not have many workers.*",
                 ".*exists and is not empty.*",
                 ".*lr_scheduler.*",

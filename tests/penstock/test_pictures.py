@@ -152,6 +152,21 @@ def test_a_file_that_ends_early_is_never_half_a_picture(form: str) -> None:
             continue
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_that_was_cut_and_closed_again_is_not_half_grey(mode: str) -> None:
+    content = encoded(photograph(200, 160).convert(mode), "JPEG", quality=90)
+    for share in (0.5, 0.7, 0.95):
+        assert refused(content[: int(len(content) * share)] + b"\xff\xd9") == "truncated"
+
+
+@pytest.mark.parametrize("options", [{}, {"quality": 95, "subsampling": 0}, {"optimize": True}, {"progressive": True}, {"restart_marker_blocks": 3}], ids=str)  # fmt: skip
+def test_a_jpeg_that_is_half_grey_by_itself_is_whole(options: dict[str, Any]) -> None:
+    image = photograph(100, 80)
+    image.paste(GREY, (0, 40, 100, 80))
+    assert decode(encoded(image, "JPEG", **options)).shape == (80, 100, 3)
+    assert decode(encoded(image.convert("L"), "JPEG", **options)).shape == (80, 100, 3)
+
+
 def test_progressive_jpegs_that_end_early_are_refused_too() -> None:
     content = encoded(photograph(200, 160), "JPEG", progressive=True)
     assert {refused(content[: int(len(content) * share)]) for share in (0.01, 0.3, 0.6, 0.9)} == {"truncated"}
