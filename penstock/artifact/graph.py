@@ -103,7 +103,9 @@ class Graph:
             self._nodes.append(copy)
         return rename.get(output, prefix + output)
 
-    def model(self, name: str, opset: Mapping[str, int] = MappingProxyType({"": OPSET, ML: ML_OPSET})) -> onnx.ModelProto:
+    def model(
+        self, name: str, opset: Mapping[str, int] = MappingProxyType({"": OPSET, ML: ML_OPSET})
+    ) -> onnx.ModelProto:
         """The finished model, checked.
 
         It names no producer version: the manifest says what made it.

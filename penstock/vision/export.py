@@ -6,6 +6,7 @@ The network is traced by torch; what comes before and after it is written here b
 from __future__ import annotations
 
 import copy
+import hashlib
 import io
 import warnings
 from collections.abc import Sequence
@@ -14,15 +15,46 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto
 from torch import Tensor, nn
 from torch.nn import functional
 
 from penstock.artifact.graph import Graph
+from penstock.artifact.manifest import Output
+from penstock.artifact.picture_manifest import PictureInput
 from penstock.errors import PenstockError
+from penstock.vision.data import Album
 from penstock.vision.preprocess import Preprocess
 
-__all__ = ["INPUT", "NEWEST_OPSET", "OLDEST_OPSET", "join", "preprocessing", "require_opset", "trace"]
+__all__ = [
+    "MADE_WITH",
+    "NEWEST_OPSET",
+    "OLDEST_OPSET",
+    "calibration",
+    "data_sha256",
+    "inputs",
+    "join",
+    "outputs",
+    "preprocessing",
+    "require_opset",
+    "trace",
+    "whole",
+]
+
+MADE_WITH = (
+    "lightning",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "penstock",
+    "pillow",
+    "polars",
+    "scipy",
+    "timm",
+    "torch",
+    "torchvision",
+)
 
 INPUT = "pictures"
 OLDEST_OPSET = 18  # Resize with antialiasing
@@ -65,12 +97,12 @@ def trace(network: nn.Module, side: int, opset: int) -> onnx.ModelProto:
         # The tracing exporter is announced to be replaced by one that needs another package; and the values
         # that a trace takes for constants are shapes, which are constants here.
         warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         try:
             torch.onnx.export(
                 network,
                 (example,),
-                content,
+                content,  # type: ignore[arg-type]
                 dynamo=False,
                 opset_version=opset,
                 input_names=["prepared"],
@@ -92,7 +124,7 @@ class _Convolve(torch.autograd.Function):
     """A convolution padded differently on each side: torch needs two operators for it, ONNX one."""
 
     @staticmethod
-    def forward(  # noqa: D102
+    def forward(
         _context: Any,
         inputs: Tensor,
         weight: Tensor,
@@ -106,7 +138,7 @@ class _Convolve(torch.autograd.Function):
         return functional.conv2d(padded, weight, bias, tuple(stride), 0, tuple(dilation), groups)
 
     @staticmethod
-    def symbolic(  # noqa: D102
+    def symbolic(
         graph: Any,
         inputs: Any,
         weight: Any,
@@ -142,7 +174,9 @@ class _Padded(nn.Module):
         )
 
     def forward(self, inputs: Tensor) -> Tensor:
-        found: Tensor = _Convolve.apply(inputs, self.weight, self.bias, *self.settings)
+        found: Tensor = _Convolve.apply(  # type: ignore[no-untyped-call]
+            inputs, self.weight, self.bias, *self.settings
+        )
         return found
 
 
@@ -198,12 +232,23 @@ def preprocessing(graph: Graph, preprocess: Preprocess, pictures: str) -> str:
         exclude_outside=1,
         **kernel,
     )
+    clipped = graph.add("Clip", scaled, graph.constant(0.0), graph.constant(255.0))
+    mean, std = (preprocess.get_buffer(name).double().cpu().numpy().ravel() for name in ("mean", "std"))
+    factors = graph.add("Mul", clipped, _of_channels(graph, 1 / (255 * std), backbone.side))
+    normalised = graph.add("Add", factors, _of_channels(graph, -mean / std, backbone.side))
     # Transposed only now: the network's square is seldom larger than the picture, and often much smaller.
-    planes = graph.add("Transpose", scaled, perm=[0, 3, 1, 2])
-    clipped = graph.add("Clip", planes, graph.constant(0.0), graph.constant(255.0))
-    shares = graph.add("Div", clipped, graph.constant(255.0))
-    mean, std = (preprocess.get_buffer(name).cpu().numpy() for name in ("mean", "std"))
-    return graph.add("Div", graph.add("Sub", shares, graph.constant(mean)), graph.constant(std))
+    return graph.add("Transpose", normalised, perm=[0, 3, 1, 2])
+
+
+def _of_channels(graph: Graph, values: NDArray[np.float64], side: int) -> str:
+    """A value for each channel, spread over all pixels when the graph is loaded.
+
+    Broadcast over the last axis on every run, three numbers cost as much as a convolution.
+    """
+    if len(set(values.tolist())) == 1:
+        return graph.constant(values[0])
+    shape = graph.constant([1, side, side, 3], np.int64)
+    return graph.add("Expand", graph.constant(values), shape)
 
 
 def _crop(graph: Graph, preprocess: Preprocess, pictures: str) -> str:
@@ -255,3 +300,59 @@ def join(
     graph.output(label, "label", "string", ["n"])
     graph.output(probabilities, "probabilities", "float", ["n", len(classes)])
     return graph.model(name, {item.domain: item.version for item in network.opset_import})
+
+
+def whole(
+    network: onnx.ModelProto, preprocess: Preprocess, classes: Sequence[str], *, temperature: float, name: str
+) -> bytes:
+    """``join`` as the content of a file, the same for the same network."""
+    model = join(network, preprocess, classes, temperature=temperature, name=name)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+# --- what the manifest says of it -------------------------------------------------------------------
+
+
+def inputs() -> tuple[PictureInput]:
+    """The one input of ``join``, as the manifest describes it."""
+    return (PictureInput(name=INPUT, element="uint8", shape=("n", "height", "width", 3)),)
+
+
+def outputs(classes: Sequence[str]) -> tuple[Output, ...]:
+    """The outputs of ``join``, as the manifest describes them."""
+    return (
+        Output(name="label", element="string", shape=("n",)),
+        Output(name="probabilities", element="float", shape=("n", len(classes))),
+    )
+
+
+def data_sha256(album: Album, labels: Sequence[str]) -> str:
+    """Hash of the pictures' bytes and their labels, in order: what was learnt from, not how a file is compressed."""
+    digest = hashlib.sha256()
+    for row, label in enumerate(labels):
+        digest.update(hashlib.sha256(album.content(row)).digest())
+        digest.update(hashlib.sha256(label.encode()).digest())
+    return digest.hexdigest()
+
+
+def calibration(
+    album: Album, rows: NDArray[np.int64], preprocess: Preprocess, pictures: int, seed: int
+) -> NDArray[np.float32]:
+    """Some of the pictures as the network sees them, shape (n, 3, side, side).
+
+    Args:
+        album: All pictures.
+        rows: Of which to draw: the training part.
+        preprocess: Of the network.
+        pictures: How many at most.
+        seed: Of the draw.
+    """
+    drawn = np.random.default_rng(seed).permutation(rows)[:pictures]
+    side = preprocess.backbone.side
+    prepared = np.empty((len(drawn), 3, side, side), dtype=np.float32)
+    with torch.inference_mode():
+        for place, row in enumerate(drawn):
+            picture = torch.from_numpy(album.pixels(int(row))).permute(2, 0, 1)
+            prepared[place] = preprocess(picture[None])[0].numpy()
+    return prepared
