@@ -18,7 +18,7 @@ from penstock.config import FileSource, PictureContract
 from penstock.contract import QUARANTINE_SCHEMA
 from penstock.errors import PenstockError
 from penstock.pictures import PictureError, Pixels, decode, scaled
-from penstock.sources.files import SUFFIXES, format_of, read_files
+from penstock.sources.files import COMPRESSED, SUFFIXES, format_of, read_files
 from penstock.sources.pictures import as_text, content_of, files_below
 
 __all__ = ["PATH", "Wanted", "score_pictures", "wanted"]
@@ -60,13 +60,18 @@ def wanted(path: Path) -> list[Wanted]:
         raise PenstockError(
             f"{path}: there is no such file or folder", hint="name a folder of pictures, or a list of them"
         )
-    elif any(suffix.lower() in SUFFIXES for suffix in path.suffixes[-2:]):
+    elif _is_listing(path):
         found = _listed(path)
     else:
         found = [Wanted(as_text(path.as_posix()), path, 0)]
     if not found:
         raise PenstockError(f"{path}: there is no picture in it", hint="hidden files do not count")
     return found
+
+
+def _is_listing(path: Path) -> bool:
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in COMPRESSED]
+    return bool(suffixes) and suffixes[-1] in SUFFIXES
 
 
 def _listed(path: Path) -> list[Wanted]:

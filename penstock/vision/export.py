@@ -47,7 +47,6 @@ MADE_WITH = (
     "numpy",
     "onnx",
     "onnxruntime",
-    "penstock",
     "pillow",
     "polars",
     "scipy",
@@ -117,7 +116,24 @@ def trace(network: nn.Module, side: int, opset: int) -> onnx.ModelProto:
     model = onnx.load_model_from_string(content.getvalue())
     for node in model.graph.node:
         node.ClearField("doc_string")  # may name files of this machine
+    _without_copies(model.graph)
     return model
+
+
+def _without_copies(graph: onnx.GraphProto) -> None:
+    """Equal constants, which the exporter writes once and copies, used directly: what quantises looks for them."""
+    constants = {constant.name for constant in graph.initializer}
+    copies: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        if node.op_type == "Identity" and node.input[0] in constants | copies.keys():
+            copies[node.output[0]] = copies.get(node.input[0], node.input[0])
+            continue
+        for place, name in enumerate(node.input):
+            node.input[place] = copies.get(name, name)
+        kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 class _Convolve(torch.autograd.Function):

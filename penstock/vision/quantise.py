@@ -39,8 +39,8 @@ METHODS = {
     "entropy": CalibrationMethod.Entropy,
     "percentile": CalibrationMethod.Percentile,
 }
-# quantize_static warns of graphs whose batch norms are not folded. Those of a trace are.
-PREPARED = {"onnx.quant.pre_process": "traced"}
+# It asks for a graph whose batch norms are folded and whose copies are gone. That of a trace is such.
+PREPARED = {"onnx.quant.pre_process": "onnxruntime.quant"}
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]
@@ -89,7 +89,7 @@ def quantise(
         raise PenstockError(
             "export.quantise: there is no picture to calibrate by", hint="set export.quantise.pictures"
         )
-    network = _named(network)
+    network = _marked(network)
     batches = [prepared[start : start + BATCH] for start in range(0, len(prepared), BATCH)]
     # It works by way of files, and tells of its progress on standard output.
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
@@ -108,7 +108,7 @@ def quantise(
         return onnx.load_model(out)
 
 
-def _named(network: onnx.ModelProto) -> onnx.ModelProto:
+def _marked(network: onnx.ModelProto) -> onnx.ModelProto:
     copy: Any = onnx.ModelProto()
     copy.CopyFrom(network)
     onnx.helper.set_model_props(copy, PREPARED)
