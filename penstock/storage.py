@@ -10,7 +10,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,8 +124,8 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-def read_parquet(path: Path) -> pl.DataFrame:
-    """Read a Parquet file.
+def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """Read a Parquet file, or some of its columns.
 
     Raises:
         PenstockError: The file is missing, empty, truncated or not Parquet.
@@ -135,7 +135,7 @@ def read_parquet(path: Path) -> pl.DataFrame:
     if not path.is_file():
         raise PenstockError(f"{path}: there is no such file", hint="run `dvc repro` to make it")
     try:
-        return pl.read_parquet(path)
+        return pl.read_parquet(path, columns=None if columns is None else list(columns))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise PenstockError(
             f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})",

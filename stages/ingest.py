@@ -1,18 +1,22 @@
-"""ingest: from the source to typed Parquet; rows that break the contract to quarantine, counted."""
+"""ingest: from the source to typed Parquet; rows or pictures that break the contract to quarantine, counted."""
 
 from __future__ import annotations
 
 import polars as pl
 
 from penstock import contract, sources
-from penstock.config import IngestView, load_view
+from penstock.config import ImageIngestView, IngestView, is_images, load_view
 from penstock.console import run_stage, say
 from penstock.storage import write_json, write_parquet
-from stages.layout import Layout
+from stages.layout import ImageLayout, Layout
 
 
 def main(dataset: str) -> None:
     """Read, check and store ``dataset``."""
+    (_pictures if is_images(dataset) else _table)(dataset)
+
+
+def _table(dataset: str) -> None:
     layout = Layout(dataset)
     view = load_view(IngestView, dataset)
     table = sources.read(view.source)
@@ -46,6 +50,41 @@ def main(dataset: str) -> None:
         },
     )
     say(f"{dataset}: {checked.good.height} rows of {len(columns)} columns, {bad.height} in quarantine")
+
+
+def _pictures(dataset: str) -> None:
+    # Late: a table needs no Pillow.
+    from penstock.sources.pictures import read
+    from penstock.vision.ingestion import ingest
+
+    layout = ImageLayout(dataset)
+    view = load_view(ImageIngestView, dataset)
+    done = ingest(
+        read(view.source),
+        view.contract,
+        raw=layout.raw,
+        quarantine=layout.quarantine,
+        what=f"pictures of {dataset}",
+    )
+    write_json(
+        layout.contract,
+        {"classes": done.classes, "contract": view.contract.model_dump()},
+        sort_keys=False,
+    )
+    write_json(
+        layout.reports / "ingest.json",
+        {
+            "rows": sum(done.classes.values()),
+            "quarantined": done.quarantined,
+            "quarantined_share": done.share,
+            "reasons": done.reasons,
+            "rescaled": done.rescaled,
+        },
+    )
+    say(
+        f"{dataset}: {sum(done.classes.values())} pictures of {len(done.classes)} classes, "
+        f"{done.quarantined} in quarantine"
+    )
 
 
 if __name__ == "__main__":
