@@ -127,7 +127,7 @@ def _by_size(pixels: Pixels, ends: tuple[float, float]) -> float:
 
 
 def _pixels(values: NDArray[np.floating]) -> Pixels:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(values), 0, 255), dtype=np.uint8)
 
 
 KINDS: dict[str, Corruption] = {

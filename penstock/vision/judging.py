@@ -21,6 +21,7 @@ __all__ = [
     "Comparison",
     "Interval",
     "compare",
+    "compare_all",
     "confusion_matrix",
     "expected_calibration_error",
     "fit_temperature",
