@@ -19,7 +19,7 @@ from PIL import Image
 from penstock.config import PictureContract
 from penstock.errors import PenstockError
 
-__all__ = ["FORMATS", "PictureError", "Pixels", "Reason", "decode", "difference_hash", "scaled"]
+__all__ = ["FORMATS", "STORED", "PictureError", "Pixels", "Reason", "decode", "difference_hash", "scaled"]
 
 Pixels = NDArray[np.uint8]
 Reason = Literal[
@@ -43,7 +43,10 @@ TURNS = {
 }
 WIDE_GREY = {"I", "I;16", "I;16L", "I;16B", "I;16N"}  # modes whose white is 65,535
 
-ANY_PICTURE = PictureContract()
+# Of pictures that nothing is known of: one pixel is a picture, and a bomb is none.
+ANY_PICTURE = PictureContract(min_side=1)
+# Of pictures that have been through `ingest`: its contract held, which may have allowed more than the default.
+STORED = PictureContract(min_side=1, max_pixels=178_956_970)
 
 
 class PictureError(PenstockError):
