@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from penstock.errors import PenstockError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["NotExplainableError", "grad_cam", "overlay", "png"]
+    from penstock.vision.preprocess import Preprocess
+
+__all__ = ["NotExplainableError", "explained", "grad_cam", "overlay", "png"]
 
 Pixels = NDArray[np.uint8]
 Heat = NDArray[np.float32]
@@ -69,6 +72,30 @@ def grad_cam(network: Any, prepared: Tensor, classes: Tensor | None = None) -> H
     hottest = heat.max(axis=(1, 2), keepdims=True)
     scaled: Heat = (heat / np.where(hottest > 0, hottest, 1)).astype(np.float32)
     return scaled
+
+
+def explained(
+    network: Any, preprocess: Preprocess, pictures: Iterable[Pixels], codes: Iterable[int]
+) -> Iterator[tuple[Pixels, Pixels]]:
+    """Of each picture, what the network sees of it, and the same with the heat of a class laid over it.
+
+    Args:
+        network: A timm model in evaluation mode.
+        preprocess: What prepares its input.
+        pictures: RGB, each of shape (height, width, 3).
+        codes: The class of each that is to be explained.
+
+    Raises:
+        NotExplainableError: As ``grad_cam``.
+    """
+    import torch
+
+    for pixels, code in zip(pictures, codes, strict=True):
+        picture = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
+        seen = preprocess.scale(preprocess.crop(picture))
+        heat = grad_cam(network, preprocess.normalise(seen), torch.tensor([code]))
+        shown = seen[0].round().byte().permute(1, 2, 0).numpy()
+        yield shown, overlay(shown, heat[0])
 
 
 def overlay(pixels: Pixels, heat: Heat) -> Pixels:

@@ -21,10 +21,10 @@ from penstock.vision.corruptions import KINDS, SEVERITIES, corrupt
 
 __all__ = [
     "FINAL",
-    "Evaluation",
     "PHASES",
     "QUANTISED",
     "Answers",
+    "Evaluation",
     "Holdout",
     "Predictor",
     "answer",
@@ -33,8 +33,7 @@ __all__ = [
     "read_holdout",
     "read_phase",
     "robustness",
-    "robustness_steps",
-    "to_explain",
+    "steps",
 ]
 
 Floats = NDArray[np.float64]
@@ -51,10 +50,6 @@ STORED = PictureContract(min_side=1)
 
 class Predictor(Protocol):
     """What is needed of an artefact."""
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """In the order of the probabilities."""
 
     def predict(self, pictures: Sequence[Pixels]) -> tuple[Any, NDArray[np.floating]]:
         """Labels, shape (n,), and probabilities, shape (n, K)."""
@@ -128,7 +123,8 @@ def read_holdout(raw: Path, split: Path) -> Holdout:
     table = read_parquet(raw, columns=["picture", "source", "label"])
     if table.height != parts.height:
         raise PenstockError(
-            f"{split}: {parts.height} rows, but {raw} has {table.height}", hint="they are of two runs: `dvc repro`"
+            f"{split}: {parts.height} rows, but {raw} has {table.height}",
+            hint="they are of two runs: `dvc repro`",
         )
     kept = table[rows]
     return Holdout(rows.cast(pl.Int64).to_numpy(), kept["picture"], kept["source"], kept["label"])
@@ -182,13 +178,20 @@ def answer(model: Predictor, holdout: Holdout, advance: Callable[[float], None])
 
 
 def robustness(
-    model: Predictor, holdout: Holdout, *, count: int, seed: int, advance: Callable[[float], None]
+    model: Predictor,
+    holdout: Holdout,
+    classes: Sequence[str],
+    *,
+    count: int,
+    seed: int,
+    advance: Callable[[float], None],
 ) -> pl.DataFrame:
     """Top-1 on pictures as they are and corrupted: kind, severity, top1.
 
     Args:
         model: The artefact.
         holdout: The pictures.
+        classes: In the order of the model's probabilities.
         count: How many of them, drawn once for all kinds.
         seed: Of the draw and the corruptions.
         advance: Called with the number of pictures done.
@@ -200,7 +203,7 @@ def robustness(
     chosen.sort()
     cases = [("none", 0), *((kind, severity) for kind in KINDS for severity in SEVERITIES)]
     hits = dict.fromkeys(cases, 0)
-    truth = holdout.codes(model.classes)
+    truth = holdout.codes(classes)
     for start in range(0, len(chosen), BATCH):
         places = chosen[start : start + BATCH]
         clean = [holdout.pixels(at) for at in places]
@@ -213,15 +216,15 @@ def robustness(
                 ]
             hits[kind, severity] += int((model.predict(pictures)[1].argmax(axis=1) == truth[places]).sum())
             advance(len(places))
-    rows = [(kind, severity, count / len(chosen)) for (kind, severity), count in hits.items()] if len(chosen) else []
+    rows = [(kind, severity, hit / len(chosen)) for (kind, severity), hit in hits.items() if len(chosen)]
     return pl.DataFrame(
         rows, schema={"kind": pl.String, "severity": pl.Int64, "top1": pl.Float64}, orient="row"
     )
 
 
-def robustness_steps(holdout: int, count: int) -> int:
-    """Pictures that ``robustness`` goes through."""
-    return min(count, holdout) * (1 + len(KINDS) * len(SEVERITIES))
+def steps(holdout: int, *, quantised: bool, corrupted: int) -> int:
+    """Pictures that go through an artefact: the hold-out once or twice, and what ``robustness`` sees."""
+    return holdout * (1 + quantised) + min(corrupted, holdout) * (1 + len(KINDS) * len(SEVERITIES))
 
 
 # --- what is said of it -----------------------------------------------------------------------------
@@ -235,11 +238,24 @@ class Evaluation:
         metrics: Nested, for evaluation.json.
         tables: Name of a CSV file → its rows.
         wrong: Places of the most confident errors of the final model.
+        chosen: The class that the final model gives each picture, shape (n,).
     """
 
     metrics: dict[str, Any]
     tables: dict[str, pl.DataFrame]
     wrong: Integers
+    chosen: Integers
+
+    def to_explain(self, count: int, seed: int) -> tuple[Integers, Integers]:
+        """Places of pictures worth an explanation, and their given classes.
+
+        Half are the most confident errors, the others drawn from what is not among those.
+        """
+        errors = self.wrong[: count // 2]
+        others = np.setdiff1d(np.arange(len(self.chosen)), self.wrong)
+        drawn = np.random.default_rng(seed).permutation(others)[: count - len(errors)]
+        places = np.concatenate([errors, np.sort(drawn)]).astype(np.int64)
+        return places, self.chosen[places]
 
 
 def evaluate(
@@ -264,7 +280,6 @@ def evaluate(
     truth = holdout.codes(classes)
     chosen = {name: found.probabilities.argmax(axis=1) for name, found in answers.items()}
     right = {name: codes == truth for name, codes in chosen.items()}
-    sure = {"confidence": scoring.confidence, "seed": seed}
     metrics: dict[str, Any] = {"pictures": len(holdout), "classes": len(classes)}
     phases = []
     for name, found in answers.items():
@@ -281,7 +296,7 @@ def evaluate(
         if found.temperature is not None:
             metrics[name]["temperature"] = found.temperature
         phases.append((name, interval.value, interval.low, interval.high))
-    compared = judging.compare_all(right, PAIRS, **sure)
+    compared = judging.compare_all(right, PAIRS, confidence=scoring.confidence, seed=seed)
     metrics["differences"] = {name: found.dump() for name, found in compared.items()}
     if not corrupted.is_empty():
         broken = corrupted.filter(pl.col("severity") > 0)
@@ -296,7 +311,7 @@ def evaluate(
         "phases": pl.DataFrame(phases, schema=["phase", "top1", "low", "high"], orient="row"),
         "wrong": listed(holdout, final, classes, wrong),
     }
-    return Evaluation(metrics, tables, wrong)
+    return Evaluation(metrics, tables, wrong, chosen[FINAL])
 
 
 def _calibration(truth: Integers, answers: Answers, bins: int) -> pl.DataFrame:
@@ -323,11 +338,3 @@ def listed(holdout: Holdout, answers: Answers, classes: Sequence[str], places: I
             "probability": answers.probabilities[places].max(axis=1),
         }
     )
-
-
-def to_explain(wrong: Integers, holdout: int, *, count: int, seed: int) -> Integers:
-    """Places of pictures worth an explanation: the most confident errors, and as many again at random."""
-    errors = wrong[: count // 2]
-    others = np.setdiff1d(np.arange(holdout), wrong)
-    drawn = np.random.default_rng(seed).permutation(others)[: count - len(errors)]
-    return np.concatenate([errors, np.sort(drawn)]).astype(np.int64)
