@@ -460,18 +460,15 @@ def _settings(view: ImageReportView) -> list[tuple[str, list[tuple[str, str]]]]:
 def _artefact(run: ImagesRun) -> list[tuple[str, str]]:
     """What the manifest and the comparison with the trained network say, whatever that is."""
     facts = {**run.manifest, **{f"parity, {name}": value for name, value in run.parity.items()}}
-    found = []
-    for name, value in facts.items():
-        text = _written(value)
-        if isinstance(value, Mapping):
-            text = ", ".join(f"{key} {_written(item)}" for key, item in value.items())
-        found.append((name.replace("_", " "), text))
-    return found
+    return [(name.replace("_", " "), _written(value)) for name, value in facts.items()]
 
 
 def _written(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_written(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
+        between = "; " if any(isinstance(item, Mapping) for item in value) else ", "
+        return between.join(_written(item) for item in value)
     return number(value, 6) if isinstance(value, int | float) else str(value)

@@ -84,15 +84,19 @@ class Holdout:
         Raises:
             PenstockError: A label is none of them.
         """
-        unknown = sorted(set(self.labels) - set(classes))
-        if unknown:
-            raise PenstockError(
-                f"the hold-out holds the class {unknown[0]!r}, which the model lacks; it knows {', '.join(classes)}",
-                hint="the model is of other data: `dvc repro`",
-            )
-        places = {label: code for code, label in enumerate(classes)}
-        found: Integers = self.labels.replace_strict(places, return_dtype=pl.Int64).to_numpy()
-        return found
+        return _codes(self.labels, classes)
+
+
+def _codes(labels: pl.Series, classes: Sequence[str]) -> Integers:
+    unknown = sorted(set(labels) - set(classes))
+    if unknown:
+        raise PenstockError(
+            f"the split holds the class {unknown[0]!r}, which the model lacks; it knows {', '.join(classes)}",
+            hint="the model is of other data: `dvc repro`",
+        )
+    places = {label: code for code, label in enumerate(classes)}
+    found: Integers = labels.replace_strict(places, return_dtype=pl.Int64).to_numpy()
+    return found
 
 
 @dataclass(frozen=True)
@@ -157,8 +161,7 @@ def read_phase(path: Path, holdout: Holdout, classes: Sequence[str], *, scaled: 
         )
     temperature = 1.0
     if scaled:
-        places = {label: code for code, label in enumerate(classes)}
-        truth = parts["validation"]["label"].replace_strict(places, return_dtype=pl.Int64).to_numpy()
+        truth = _codes(parts["validation"]["label"], classes)
         temperature = judging.fit_temperature(logits["validation"], truth)
     plain = judging.softmax(logits["holdout"])
     return Answers(judging.softmax(logits["holdout"], temperature), plain, temperature)
