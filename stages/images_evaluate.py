@@ -21,14 +21,15 @@ def main(dataset: str) -> None:
     scoring, seed, scaled = view.scoring, view.seed, view.export.temperature
     holdout = judged.read_holdout(layout.raw, layout.split)
     model = load(layout.model, "fp32")
-    classes = model.manifest.classes
+    classes, temperature = model.manifest.classes, model.manifest.temperature
     answers = {
         phase: judged.read_phase(layout.answers(phase), holdout, classes, scaled=scaled) for phase in PHASES
     }
-    quantised = load(layout.model, "int8") if view.export.quantise.enabled else None
+    quantised = load(layout.model, "int8") if model.manifest.int8 is not None else None
     steps = judged.steps(len(holdout), quantised=quantised is not None, corrupted=scoring.corrupted)
     with progress(f"evaluate {dataset}", steps, unit="pictures") as advance:
-        answers[FINAL] = replace(answers[FINAL], probabilities=judged.answer(model, holdout, advance))
+        final = judged.answer(model, holdout, advance)
+        answers[FINAL] = replace(answers[FINAL], probabilities=final, temperature=temperature)
         if quantised is not None:
             answers[QUANTISED] = Answers(judged.answer(quantised, holdout, advance))
         corrupted = judged.robustness(

@@ -50,6 +50,8 @@ KINDS = {
     "motion_blur": "Motion blur",
     "jpeg": "JPEG compression",
 }
+# Of the manifest, not among the facts about the artefact.
+TOLD_ELSEWHERE = {"format", "kind", "task", "name", "title", "parameters"}
 BARS = 60  # classes in a chart
 CELLS = 100  # classes in a confusion matrix
 MISTAKES = 15  # pairs of classes in the table of confusions
@@ -459,7 +461,8 @@ def _settings(view: ImageReportView) -> list[tuple[str, list[tuple[str, str]]]]:
 
 def _artefact(run: ImagesRun) -> list[tuple[str, str]]:
     """What the manifest and the comparison with the trained network say, whatever that is."""
-    facts = {**run.manifest, **{f"parity, {name}": value for name, value in run.parity.items()}}
+    shown = {name: value for name, value in run.manifest.items() if name not in TOLD_ELSEWHERE}
+    facts = {**shown, **{f"parity, {name}": value for name, value in run.parity.items()}}
     return [(name.replace("_", " "), _written(value)) for name, value in facts.items()]
 
 

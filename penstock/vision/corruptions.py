@@ -29,7 +29,7 @@ NOISE = (0.04, 0.08, 0.16)  # standard deviation, of the full range
 GRAINS = 128  # of noise along the shorter side, at most: finer ones would vanish when the network scales down
 BLUR = (0.01, 0.02, 0.03)  # standard deviation, of the shorter side
 MOTION = (0.05, 0.1, 0.15)  # length of the streak, of the shorter side
-COPIES = 31  # along a streak, at most: in a large picture every other pixel will do
+COPIES = 17  # along a streak, at most: in a large picture every few pixels will do
 BRIGHTER = (0.1, 0.25, 0.4)  # added to the value, of the full range
 CONTRAST = (0.6, 0.4, 0.2)  # of it that is left
 # By size of the picture, (at 32 pixels, at 224 and more): between, by the logarithm of the shorter side.

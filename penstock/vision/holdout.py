@@ -18,6 +18,7 @@ from penstock.storage import read_parquet
 from penstock.validation import curves
 from penstock.vision import judging
 from penstock.vision.corruptions import KINDS, SEVERITIES, corrupt
+from penstock.vision.temperature import fit_temperature
 
 __all__ = [
     "FINAL",
@@ -162,7 +163,7 @@ def read_phase(path: Path, holdout: Holdout, classes: Sequence[str], *, scaled: 
     temperature = 1.0
     if scaled:
         truth = _codes(parts["validation"]["label"], classes)
-        temperature = judging.fit_temperature(logits["validation"], truth)
+        temperature = fit_temperature(logits["validation"], truth)
     plain = judging.softmax(logits["holdout"])
     return Answers(judging.softmax(logits["holdout"], temperature), plain, temperature)
 

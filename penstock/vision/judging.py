@@ -24,7 +24,6 @@ __all__ = [
     "compare_all",
     "confusion_matrix",
     "expected_calibration_error",
-    "fit_temperature",
     "measure",
     "most_confident_errors",
     "per_class",
@@ -38,8 +37,6 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 RESAMPLES = 10_000
-COLDEST, HOTTEST = 0.05, 20.0  # temperatures; a network that is never wrong would ask for 0
-HALVINGS = 60  # of the span between them: to the last bits of a double
 
 
 # --- from logits to probabilities -------------------------------------------------------------------
@@ -50,33 +47,6 @@ def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> Floats:
     scaled = np.asarray(logits, dtype=np.float64) / temperature
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
-
-
-def fit_temperature(logits: NDArray[np.floating], y: NDArray[np.integer]) -> float:
-    """The temperature with the smallest log loss (Guo et al., On Calibration of Modern Neural Networks, 2017).
-
-    The loss is convex in 1 / T, so its slope is halved in on: no step size, no starting point.
-
-    Args:
-        logits: Of pictures that the network has not learnt from, shape (n, K).
-        y: Class codes, shape (n,).
-
-    Returns:
-        Between 0.05 and 20; 1 where there are no pictures, or the logits of each are all alike.
-    """
-    scores = np.asarray(logits, dtype=np.float64)
-    if not len(scores) or not np.ptp(scores, axis=1).any():
-        return 1.0
-    own = scores[np.arange(len(y)), y]
-
-    def slope(sharpness: float) -> float:
-        return float(((softmax(scores, 1 / sharpness) * scores).sum(axis=1) - own).mean())
-
-    low, high = 1 / HOTTEST, 1 / COLDEST
-    for _ in range(HALVINGS):
-        middle = (low * high) ** 0.5
-        low, high = (low, middle) if slope(middle) > 0 else (middle, high)
-    return float(1 / (low * high) ** 0.5)
 
 
 # --- figures ----------------------------------------------------------------------------------------

@@ -39,12 +39,9 @@ def _encoded(code: int, draws: np.random.Generator) -> bytes:
 class ByColour:
     """An artefact that takes the strongest colour for the class, and every seventh picture for the next one."""
 
+    manifest: Any
     wrong_every: int = 7
     seen: int = 0
-
-    @property
-    def manifest(self) -> Any:
-        return SimpleNamespace(classes=CLASSES)
 
     def predict(self, pictures: Sequence[Any]) -> tuple[Any, Any]:
         probabilities = []
@@ -72,13 +69,14 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
     """Make a project of pictures up to the evaluation, and go into its folder."""
     monkeypatch.chdir(tmp_path)
 
-    def loaded(folder: Path, variant: str = "fp32") -> ByColour:
-        assert folder == Path("models/toy")
-        return ByColour(7 if variant == "fp32" else 5)
-
-    monkeypatch.setattr(images_evaluate, "load", loaded)
-
     def made(*, quantise: bool = True, backbone: dict[str, Any] = TINY, **scoring: Any) -> None:
+        manifest = SimpleNamespace(classes=CLASSES, temperature=2.5, int8=object() if quantise else None)
+
+        def loaded(folder: Path, variant: str = "fp32") -> ByColour:
+            assert folder == Path("models/toy")
+            return ByColour(manifest, 7 if variant == "fp32" else 5)
+
+        monkeypatch.setattr(images_evaluate, "load", loaded)
         draws = np.random.default_rng(0)
         codes = np.arange(ROWS) % 3
         labels = [CLASSES[code] for code in codes]
@@ -111,7 +109,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
             "source": {"kind": "folder", "path": "x", "watch": "x"},
             "backbone": backbone,
             "scoring": {"corrupted": 10, "explained": 4, "wrong": 5, "top": 2, **scoring},
-            "export": {"quantise": {"enabled": quantise}},
+            "export": {},
         } | {
             name: {}
             for name in ("contract", "profile", "prepare", "extraction", "finetuning", "scratch", "compute")
@@ -142,8 +140,9 @@ def test_figures_are_those_of_the_answers(make: Callable[..., None]) -> None:
     # The artefact says 0.8 of everything, and is right in 51 of 60.
     assert found["finetune"]["ece"] == pytest.approx(abs(0.8 - 51 / 60), abs=1e-6)
     assert found["finetune"]["ece_uncalibrated"] > found["finetune"]["ece"]
-    for phase in ("scratch", "head", "finetune"):
+    for phase in ("scratch", "head"):
         assert found[phase]["temperature"] > 1.5
+    assert found["finetune"]["temperature"] == 2.5
     assert "temperature" not in found["int8"]
     against = found["differences"]["finetune_scratch"]
     assert against["p"] < 0.001

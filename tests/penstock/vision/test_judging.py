@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
@@ -94,49 +94,6 @@ def test_calibration_error_of_two_bins_by_hand() -> None:
     expected = 3 / 5 * abs(0.9 - 2 / 3) + 2 / 5 * abs(0.6 - 1 / 2)
     assert judging.expected_calibration_error(y, probabilities, 10) == pytest.approx(expected)
     assert judging.reliability(y, probabilities, 10)["count"].to_list() == [2, 3]
-
-
-# --- temperature ------------------------------------------------------------------------------------
-
-
-@settings(max_examples=25, deadline=None)
-@given(true=st.floats(0.3, 5.0), seed=st.integers(0, 2**31))
-def test_temperature_is_found_again(true: float, seed: int) -> None:
-    draws = np.random.default_rng(seed)
-    logits = 2 * draws.normal(size=(4000, 5))
-    shares = judging.softmax(logits).cumsum(axis=1)
-    y = np.minimum((draws.uniform(size=(4000, 1)) > shares).sum(axis=1), 4)
-    assert judging.fit_temperature(logits * true, y) == pytest.approx(true, rel=0.15)
-
-
-def test_no_other_temperature_has_a_smaller_loss() -> None:
-    logits, y = _answers(4)
-    logits = logits * 3
-    best = judging.fit_temperature(logits, y)
-
-    def loss(temperature: float) -> float:
-        return sk.log_loss(y, judging.softmax(logits, temperature))
-
-    assert all(loss(best) < loss(best * factor) for factor in (0.5, 0.9, 0.99, 1.01, 1.1, 2.0))
-    error = [
-        judging.expected_calibration_error(y, judging.softmax(logits, temperature), 10)
-        for temperature in (1, best)
-    ]
-    assert error[1] < error[0]
-
-
-@pytest.mark.parametrize(
-    ("logits", "y", "expected"),
-    [
-        (np.zeros((3, 2)), [0, 1, 0], 1.0),
-        (np.zeros((0, 2)), [], 1.0),
-        (np.array([[9.0, 0.0]] * 3), [0, 0, 0], judging.COLDEST),
-        (np.array([[9.0, 0.0]] * 3), [1, 1, 1], judging.HOTTEST),
-    ],
-    ids=["alike", "empty", "always_right", "always_wrong"],
-)
-def test_temperature_keeps_within_bounds(logits: Any, y: list[int], expected: float) -> None:
-    assert judging.fit_temperature(logits, np.array(y, dtype=np.int64)) == pytest.approx(expected)
 
 
 @given(st.lists(st.lists(st.floats(-1e4, 1e4), min_size=3, max_size=3), min_size=1, max_size=5))
