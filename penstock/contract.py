@@ -55,6 +55,7 @@ TRUE = ("true", "t", "yes", "y", "1")
 FALSE = ("false", "f", "no", "n", "0")
 # Without an offset a time is UTC.
 MOMENTS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
+OFFSET_MOMENTS = ("%Y-%m-%dT%H:%M:%S%.f%z", "%Y-%m-%dT%H:%M%z")
 # A column of more distinct values than either holds words, not codes.
 CODES = 50
 CODES_SHARE = 0.5
@@ -281,15 +282,19 @@ def _datetime(column: pl.Expr, found: pl.DataType) -> pl.Expr:
         return _nothing("datetime")
     text = column.str.replace(" ", "T", literal=True).str.replace(r"[zZ]$", "")
     local = [text.str.to_datetime(form, time_unit="us", strict=False) for form in MOMENTS]
-    offset = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%z", time_unit="us", time_zone="UTC", strict=False)
-    return pl.coalesce(*(moment.dt.replace_time_zone("UTC") for moment in local), offset)
+    offset = [
+        text.str.to_datetime(form, time_unit="us", time_zone="UTC", strict=False) for form in OFFSET_MOMENTS
+    ]
+    return pl.coalesce(*(moment.dt.replace_time_zone("UTC") for moment in local), *offset)
 
 
 def _plain(name: str, column: Column, found: pl.DataType) -> pl.Expr | None:
     """A cheaper cast that agrees with ``typed`` on most columns (``_agreed`` tells); None if there is none."""
     kind = column.type
     if kind == "category":
-        return pl.col(name) if column.values is not None and found == pl.String else None
+        # A code with white space around it, or of nothing else, is none that a stripped value can be.
+        strippable = not column.values or any(not code or code != code.strip() for code in column.values)
+        return None if strippable or found != pl.String else pl.col(name)
     if found == POLARS_TYPES[kind] or (
         kind in {"integer", "number"} and (found == pl.String or found.is_integer())
     ):
@@ -437,8 +442,8 @@ def _kept(casts: pl.DataFrame, columns: Mapping[str, Column]) -> dict[str, bool]
 def _missing(raw: pl.Expr, kind: ColumnType, found: pl.DataType) -> pl.Expr:
     if found.is_float():
         return raw.is_nan() | raw.is_null()
-    if found == pl.String and kind != "text":
-        return raw.is_null() | (raw.str.strip_chars() == "")
+    if isinstance(found, pl.String | pl.Categorical | pl.Enum) and kind != "text":
+        return raw.is_null() | (raw.cast(pl.String).str.strip_chars() == "")
     return raw.is_null()
 
 

@@ -28,7 +28,7 @@ Reason = Literal[
 
 # Not all that Pillow can open: EPS would start Ghostscript, and nobody's photographs are FLI films.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-# What begins so and cannot be opened was a picture once.
+# What begins so and cannot be opened was meant to be a picture.
 BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 
 ORIENTATION = 0x0112  # EXIF
@@ -89,11 +89,13 @@ def decode(content: bytes, contract: PictureContract = ANY_PICTURE, *, side: int
             if side is not None:
                 image.draft(None, (side, side))
             image.load()
+            if _fades_to_grey(image) and not _has_all_its_data(content):
+                raise PictureError("truncated", "data are missing before the end mark; the rest is grey")
             return _turned(_rgb(image), _orientation(image))
     except PictureError:
         raise
     except Exception as error:  # a damaged file may raise anything: struct.error, KeyError, zlib.error, …
-        early = "truncated" in str(error).lower() or isinstance(error, EOFError)
+        early = "truncated" in str(error).lower() or isinstance(error, EOFError) or _ends_early(content)
         raise PictureError("truncated" if early else "damaged", _one_line(error)) from error
 
 
@@ -103,12 +105,50 @@ def _opened(content: bytes) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError("too_large", _one_line(error)) from error
     except Exception as error:
-        webp = content.startswith(b"RIFF") and content[8:12] == b"WEBP"
-        if webp or content.startswith(BEGINNINGS):
-            raise PictureError("truncated", f"no more than a beginning, {len(content)} bytes") from error
+        if _is_webp(content) or content.startswith(BEGINNINGS):
+            reason = "truncated" if _ends_early(content) else "damaged"
+            raise PictureError(reason, "it begins as a picture does, but cannot be opened") from error
         raise PictureError(
             "not_a_picture", f"none of {', '.join(FORMATS)}; it begins with {content[:8]!r}"
         ) from error
+
+
+def _is_webp(content: bytes) -> bool:
+    return content.startswith(b"RIFF") and content[8:12] == b"WEBP"
+
+
+def _ends_early(content: bytes) -> bool:
+    """Whether a broken file lacks its end. A sound one may lack it too, and is none the worse for it."""
+    if _is_webp(content):
+        return int.from_bytes(content[4:8], "little") + 8 > len(content)
+    if content.startswith(b"\xff\xd8\xff"):
+        return b"\xff\xd9" not in content[-64:]
+    if content.startswith(b"GIF8"):
+        return not content.rstrip(b"\0").endswith(b";")
+    return content.startswith(b"\x89PNG") and b"IEND" not in content[-64:]
+
+
+def _fades_to_grey(image: Image.Image) -> bool:
+    """Whether the last pixel of a sequential JPEG is what libjpeg fills in, without a word, for missing data."""
+    if image.format not in {"JPEG", "MPO"} or "progressive" in image.info:
+        return False
+    last = image.getpixel((image.width - 1, image.height - 1))
+    return set(last if isinstance(last, tuple) else (last,)) <= {127, 128}
+
+
+def _has_all_its_data(content: bytes) -> bool:
+    """Whether a sequential JPEG can be decoded without its end mark: one that was cut before it then runs dry.
+
+    A few bytes take the mark's place, since the decoder looks that far ahead.
+    """
+    unmarked = content[: content.rfind(b"\xff\xd9")] + bytes(16)
+    try:
+        with Image.open(io.BytesIO(unmarked), formats=["JPEG"]) as image:
+            image.draft(None, (1, 1))
+            image.load()
+    except OSError:
+        return False
+    return True
 
 
 def _check_header(image: Image.Image, contract: PictureContract) -> None:

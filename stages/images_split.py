@@ -19,7 +19,7 @@ def main(dataset: str) -> None:
     summary = done.summary()
     write_json(layout.reports / "split.json", summary, sort_keys=False)
     counts = ", ".join(f"{part} {count}" for part, count in summary["pictures"].items())
-    say(f"{dataset}: {counts}; {done.groups} groups of pictures that look the same")
+    say(f"{dataset}: {counts}; {done.grouped} of them look like another")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ImageLayout", "Layout"]
+__all__ = ["ImageLayout", "Layout", "Phase"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,19 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Phase:
+    """Where a phase of training on pictures reads and writes."""
+
+    raw: Path
+    split: Path
+    checkpoints: Path
+    live: Path
+    weights: Path
+    answers: Path
+    curves: Path
+
+
+@dataclass(frozen=True)
 class ImageLayout(Layout):
     """The paths of a set of pictures. ``raw``, ``quarantine``, ``model`` and ``reports`` are as for a table."""
 
@@ -81,3 +94,27 @@ class ImageLayout(Layout):
     def answers(self, phase: str) -> Path:
         """What the network after a phase says of the validation part and the hold-out."""
         return Path("data/predictions") / f"{self.dataset}_{phase}.parquet"
+
+    def curves(self, phase: str) -> Path:
+        """One line an epoch."""
+        return self.reports / f"{phase}_curves.csv"
+
+    def live(self, phase: str) -> Path:
+        """What DVCLive writes while a phase runs."""
+        return self.reports / "live" / phase
+
+    def checkpoints(self, phase: str) -> Path:
+        """Of a run that is not done. No output: DVC would remove it before the run could go on."""
+        return Path(".penstock/checkpoints") / self.dataset / phase
+
+    def phase(self, phase: str) -> Phase:
+        """All paths of a phase."""
+        return Phase(
+            raw=self.raw,
+            split=self.split,
+            checkpoints=self.checkpoints(phase),
+            live=self.live(phase),
+            weights=self.weights(phase),
+            answers=self.answers(phase),
+            curves=self.curves(phase),
+        )

@@ -90,13 +90,19 @@ def format_of(path: Path) -> Format:
     Raises:
         PenstockError: The suffix is not known.
     """
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in COMPRESSED]
-    if not suffixes or suffixes[-1] not in SUFFIXES:
+    suffix = _suffix(path)
+    if suffix not in SUFFIXES:
         raise PenstockError(
             f"{path}: the suffix says no format that is known",
             hint=f"known: {', '.join(SUFFIXES)}, also with .gz or .zst; or set source.format",
         )
-    return SUFFIXES[suffixes[-1]]
+    return SUFFIXES[suffix]
+
+
+def _suffix(path: Path) -> str:
+    """The last one but for that of compression, in small letters."""
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in COMPRESSED]
+    return suffixes[-1] if suffixes else ""
 
 
 def read_files(source: FileSource) -> Table:
@@ -217,7 +223,7 @@ def _read(path: Path, source: FileSource) -> _Rows:
 
 
 def _read_csv(path: Path, source: FileSource) -> _Rows:
-    separator = "\t" if ".tsv" in path.suffixes and source.separator == "," else source.separator
+    separator = "\t" if _suffix(path) == ".tsv" and source.separator == "," else source.separator
     _check_header(path, separator)
     settings: dict[str, Any] = {
         "separator": separator,

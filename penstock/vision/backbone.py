@@ -115,7 +115,7 @@ def create(backbone: Backbone, classes: int | None, *, dropout: float = 0.0) -> 
     if classes is not None:
         replace_classifier(network, classes)
     # PyTorch's own kernels for a CPU run several times as fast in this layout, and a GPU's no slower.
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.to(memory_format=torch.channels_last)
 
 
 def _sized(backbone: Backbone) -> dict[str, Any]:
@@ -341,7 +341,7 @@ def save(path: Path, network: Any, classes: Sequence[str]) -> None:
         save_file(tensors, temporary, metadata={METADATA: json.dumps({"classes": list(classes)})})
 
 
-def load(path: Path, backbone: Backbone) -> tuple[Any, tuple[str, ...]]:
+def load(path: Path, backbone: Backbone, *, dropout: float = 0.0) -> tuple[Any, tuple[str, ...]]:
     """Read a network that ``save`` wrote.
 
     Returns:
@@ -362,6 +362,7 @@ def load(path: Path, backbone: Backbone) -> tuple[Any, tuple[str, ...]]:
         raise PenstockError(
             f"{path}: not weights that this project wrote ({error})", hint="remove it and run `dvc repro`"
         ) from error
-    network = create(backbone.model_copy(update={"weights": "random", "path": None}), len(classes))
+    blank = backbone.model_copy(update={"weights": "random", "path": None})
+    network = create(blank, len(classes), dropout=dropout)
     _fit(network, weights, str(path), strict=True)
     return network.eval(), classes

@@ -203,7 +203,9 @@ def _warnings(found: Mapping[str, Any]) -> list[str]:
         )
     if flat := found["flat"]:
         listed = "; ".join(flat[:3]) + (" …" if len(flat) > 3 else "")
-        sentences.append(f"{len(flat)} pictures are of one colour and show nothing: {listed}")
+        sentences.append(
+            f"Of one colour, showing nothing: {len(flat)} of {found['pictures']} pictures ({listed})."
+        )
     if found["quarantined"]:
         reasons = ", ".join(f"{count} × {reason}" for reason, count in found["reasons"].items())
         sentences.append(f"{found['quarantined']} pictures are in quarantine: {reasons}.")

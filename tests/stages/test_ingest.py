@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from penstock.console import USER_ERROR, run_stage
 from penstock.contract import QUARANTINE_SCHEMA
 from penstock.errors import PenstockError
 from stages import ingest
@@ -78,6 +79,20 @@ def test_too_many_bad_rows_fail_the_stage_and_are_there_to_look_at(project: Proj
         ingest.main("toy")
     assert pl.read_parquet(folder / "data/quarantine/toy.parquet").height == 3
     assert not (folder / "data/raw").exists()
+
+
+def test_the_stage_ends_with_exit_code_2_and_names_the_worst_reasons(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = project(contract=CONTRACT | {"max_quarantine_share": 0.4})
+    (folder / "toy.csv").write_text(CSV)
+    monkeypatch.setattr("sys.argv", ["ingest", "toy"])
+    with pytest.raises(SystemExit) as ended:
+        run_stage("ingest", ingest.main)
+    assert (ended.value.code, USER_ERROR) == (2, 2)
+    said = capsys.readouterr().err
+    for rule in ("1 × a: number", "1 × c: values", "1 × line: fields", "data/quarantine/toy.parquet"):
+        assert rule in said
 
 
 def test_without_a_contract_the_types_are_those_found(project: Project) -> None:

@@ -18,6 +18,7 @@ STAGES = {name: stage.get("do", stage) for name, stage in GRAPH["stages"].items(
 # They say what a person sees, or fix what `make reproduce` would show to have changed; no output's content.
 INERT = {
     "penstock/__init__.py",
+    "penstock/vision/__init__.py",
     "penstock/console.py",
     "penstock/errors.py",
     "penstock/reproducible.py",
@@ -25,7 +26,8 @@ INERT = {
     "stages/__init__.py",
 }
 # Served by a parameter: `source.watch` names it where the data set comes from a package.
-BY_PARAMETER = {"penstock/sources/package.py"}
+BY_PARAMETER = {"penstock/sources/package.py", "penstock/sources/npm.py"}
+ALL_STAGES = config.STAGES | config.IMAGE_STAGES
 
 
 MAKES_THE_MODEL = ("ingest", "prepare", "features", "validate", "train", "export")
@@ -72,7 +74,7 @@ def covered(file: str, deps: list[str]) -> bool:
 
 def test_every_stage_has_a_module_and_every_module_a_stage():
     modules = {file.stem for file in (ROOT / "stages").glob("*.py")} - {"__init__", "layout"}
-    assert modules == set(STAGES) == set(config.STAGES)
+    assert modules == set(STAGES) == set(ALL_STAGES)
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -97,7 +99,7 @@ def test_a_stage_depends_on_no_code_that_is_not_there_or_that_it_does_not_run(na
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_is_rerun_by_the_parameters_that_it_sees_and_by_no_other(name):
     groups = {param.rsplit(".", 1)[-1] for param in STAGES[name]["params"]}
-    assert groups == set(config.STAGES[name].model_fields)
+    assert groups == set(ALL_STAGES[name].model_fields)
 
 
 def test_parameters_are_groups_and_not_leaves():
@@ -130,12 +132,13 @@ def test_metrics_and_plots_are_in_git_and_data_and_models_are_not():
 
 
 def test_every_model_is_an_artefact_and_every_plot_is_of_a_known_data_set():
-    names = config.load(ROOT / "params.yaml").names
+    params = config.load(ROOT / "params.yaml")
+    names = {*params.names, *params.pictures}
     assert {entry["path"] for entry in GRAPH["artifacts"].values()} == {
         f"models/{name}/model.onnx" for name in names
     }
     plotted = {path.split("/")[1] for plot in GRAPH["plots"] for spec in plot.values() for path in spec["y"]}
-    assert plotted == set(names)
+    assert plotted == names
 
 
 def test_the_code_hash_of_a_manifest_is_that_of_all_the_code_that_made_the_model():

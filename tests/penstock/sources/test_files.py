@@ -52,6 +52,9 @@ def test_csv_is_read_as_text_with_empty_fields_missing():
         ("tabs.tsv", "a\tb\n1\t2\n"),
         ("packed.csv.gz", gzip.compress(b"a,b\n1,2\n", mtime=0)),
         ("UPPER.CSV", "a,b\n1,2\n"),
+        ("UPPER.TSV", "a\tb\n1\t2\n"),
+        ("packed.tsv.gz", gzip.compress(b"a\tb\n1\t2\n")),
+        ("once.tsv.now.csv", "a,b\n1,2\n"),
     ],
 )
 def test_kinds_of_csv(name, content):
@@ -113,6 +116,12 @@ def test_a_short_line_is_noticed_though_polars_fills_it_up():
 def test_a_short_line_is_noticed_where_empty_text_is_no_missing_value():
     found = table(write("in.csv", "a,b\n1,2\n3\n4,\n"), null_values=("NA",))
     assert rows(found) == [("1", "2"), ("4", "")]
+
+
+def test_ends_of_lines_from_windows_are_no_part_of_a_ragged_line():
+    found = table(write("in.csv", "a,b\r\n1,2\r\n3\r\n4,5,6\r\n\r\n7,\r\n"))
+    assert rows(found) == [("1", "2"), ("7", None)]
+    assert found.broken["row"].to_list() == ['{"line": ["3"]}', '{"line": ["4", "5", "6"]}']
 
 
 def test_a_value_over_several_lines_is_one_row():
@@ -188,6 +197,15 @@ def test_a_file_that_cannot_be_read_says_where_it_is_wrong(name, content, says):
     write(name, content)
     with pytest.raises(PenstockError, match=says):
         table(name)
+
+
+def test_a_glob_names_the_file_and_the_row_of_a_broken_line():
+    write("in/a.csv", "x,y\n1,2\n")
+    write("in/b.csv.gz", gzip.compress(b"x,y\n3,4\n5\n6,7\n"))
+    found = table("in/*")
+    assert found.source.to_list() == ["in/a.csv", "in/b.csv.gz", "in/b.csv.gz"]
+    assert found.position.to_list() == [0, 0, 2]
+    assert found.broken.select("source", "position").rows() == [("in/b.csv.gz", 1)]
 
 
 def test_a_truncated_parquet_file_is_refused():
