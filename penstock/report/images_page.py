@@ -106,6 +106,7 @@ def images_page(run: ImagesRun, view: ImageReportView, dataset: str) -> str:
         phases=_phases(run, view),
         settings=_settings(view),
         artefact=_artefact(run),
+        parity=_parity(run),
         **parts,
     )
 
@@ -460,10 +461,32 @@ def _settings(view: ImageReportView) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def _artefact(run: ImagesRun) -> list[tuple[str, str]]:
-    """What the manifest and the comparison with the trained network say, whatever that is."""
-    shown = {name: value for name, value in run.manifest.items() if name not in TOLD_ELSEWHERE}
-    facts = {**shown, **{f"parity, {name}": value for name, value in run.parity.items()}}
-    return [(name.replace("_", " "), _written(value)) for name, value in facts.items()]
+    """What the manifest says, whatever that is."""
+    return [
+        (name.replace("_", " "), _written(value))
+        for name, value in run.manifest.items()
+        if name not in TOLD_ELSEWHERE
+    ]
+
+
+def _parity(run: ImagesRun) -> dict[str, Any]:
+    """How far the files are from the network that they were made from, and from each other."""
+    found = run.parity
+    small = found.get("int8") or {}
+    rows = [
+        ("Largest difference of a probability, pictures in batches", number(found.get("max_difference"), 2)),
+        ("The same, one picture a run", number(found.get("max_difference_single"), 2)),
+        ("Pictures with another label", share(found.get("label_disagreement"))),
+    ]
+    if small:
+        rows += [
+            (
+                "int8 against fp32: largest difference of a probability",
+                number(small.get("max_difference"), 2),
+            ),
+            ("int8 against fp32: pictures with another label", share(small.get("label_disagreement"))),
+        ]
+    return {"pictures": found.get("pictures"), "rows": rows if found else []}
 
 
 def _written(value: Any) -> str:

@@ -17,8 +17,8 @@ from penstock.pictures import Pixels, decode
 from penstock.storage import read_parquet
 from penstock.validation import curves
 from penstock.vision import judging
+from penstock.vision import temperature as temperatures
 from penstock.vision.corruptions import KINDS, SEVERITIES, corrupt
-from penstock.vision.temperature import fit_temperature
 
 __all__ = [
     "FINAL",
@@ -163,9 +163,9 @@ def read_phase(path: Path, holdout: Holdout, classes: Sequence[str], *, scaled: 
     temperature = 1.0
     if scaled:
         truth = _codes(parts["validation"]["label"], classes)
-        temperature = fit_temperature(logits["validation"], truth)
-    plain = judging.softmax(logits["holdout"])
-    return Answers(judging.softmax(logits["holdout"], temperature), plain, temperature)
+        temperature = temperatures.fit_temperature(logits["validation"], truth)
+    plain = temperatures.probabilities(logits["holdout"], 1.0)
+    return Answers(temperatures.probabilities(logits["holdout"], temperature), plain, temperature)
 
 
 # --- the artefact -----------------------------------------------------------------------------------

@@ -28,7 +28,6 @@ __all__ = [
     "most_confident_errors",
     "per_class",
     "reliability",
-    "softmax",
     "top1_interval",
     "topk",
 ]
@@ -37,16 +36,6 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 RESAMPLES = 10_000
-
-
-# --- from logits to probabilities -------------------------------------------------------------------
-
-
-def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> Floats:
-    """Probabilities, shape (n, K), of ``logits`` / ``temperature``."""
-    scaled = np.asarray(logits, dtype=np.float64) / temperature
-    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 # --- figures ----------------------------------------------------------------------------------------

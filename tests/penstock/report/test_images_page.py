@@ -80,7 +80,13 @@ def _run() -> ImagesRun:
             "classes": {"train": {"cat": 300, "dog": 400}, "holdout": {"cat": 200, "owl": 200}},
             "near_duplicates": {"groups": 5, "pictures": 11, "largest": 3, "across_classes": 1},
         },
-        parity={"max_difference": 1e-6},
+        parity={
+            "pictures": 400,
+            "max_difference": 1e-6,
+            "max_difference_single": 2e-6,
+            "label_disagreement": 0.0,
+            "int8": {"max_difference": 0.2, "label_disagreement": 0.015},
+        },
         tables={
             "phases": _table("phase,top1,low,high", "scratch,0.4,0.37,0.43"),
             "per_class": _table(
@@ -218,6 +224,8 @@ def test_tables_say_what_the_files_say(run: ImagesRun, view: ImageReportView, pa
     assert page.row("too small") == ["too small", "2"]
     assert page.row("owl", 2) == ["owl", "0", "200"]
     assert page.row("1", 0) == ["1", "7", "a/7.png", "cat", "dog", "98.7%"]
+    assert page.row("The same, one picture a run")[1] == "2 × 10⁻⁶"
+    assert page.row("int8 against fp32: pictures with another label")[1] == "1.5%"
     assert page.row("epochs", 2) == ["epochs", "77"]
 
 
