@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -67,20 +67,38 @@ def dataset(
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="Folder of an artefact, such as models/churn.")],
-    path: Annotated[Path, typer.Argument(help="CSV, Parquet or JSON lines, of any size.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV, Parquet or JSON lines, of any size. For pictures: a folder of them, one of them, or a "
+            "file with a column `path`."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the answers go; format by suffix.")],
     quarantine: Annotated[
         Path | None, typer.Option(help="Where rows go that do not fit. [default: beside OUT]")
     ] = None,
     keep: Annotated[str, typer.Option(help="Columns of the input to carry over, separated by commas.")] = "",
     batch_rows: Annotated[int, typer.Option(min=1, help="Rows in memory at a time, for each core.")] = 65_536,
+    variant: Annotated[
+        Literal["fp32", "int8"], typer.Option(help="Which file of an artefact for pictures.")
+    ] = "fp32",
 ) -> None:
-    """Score a file with an artefact. Rows that break its contract go to quarantine, and are counted."""
+    """Score a file, or pictures, with an artefact. What breaks its contract goes to quarantine, and is counted."""
+    from penstock.artifact.picture_manifest import is_of_pictures
+
+    rejects = quarantine or out.with_name(f"{out.name.split('.')[0]}.quarantine.parquet")
+    if is_of_pictures(model):
+        if keep:
+            raise PenstockError("--keep is for tables", hint="join the answers to the list by their `path`")
+        _predict_pictures(model, path, out, rejects, variant)
+        return
+    if variant != "fp32":
+        raise PenstockError(f"{model}: has no {variant} variant", hint="models of tables have one file only")
     from penstock.artifact.model import load
     from penstock.artifact.score import count_rows, reasons_in_words, score_file
     from penstock.reproducible import available_cores
 
-    rejects = quarantine or out.with_name(f"{out.name.split('.')[0]}.quarantine.parquet")
     loaded = load(model)
     total = count_rows(path) if path.is_file() else None
     with progress(f"predict {path.name}", total, unit="rows") as advance:
@@ -97,6 +115,23 @@ def predict(
     say(f"{scored.rows} rows scored: {out}")
     if scored.rejected:
         say(f"{scored.rejected} rows do not fit: {rejects}\n{reasons_in_words(scored.reasons)}")
+
+
+def _predict_pictures(
+    model: Path, path: Path, out: Path, rejects: Path, variant: Literal["fp32", "int8"]
+) -> None:
+    from penstock.artifact.picture_model import load
+    from penstock.artifact.picture_score import score_pictures, wanted
+    from penstock.artifact.score import reasons_in_words
+    from penstock.reproducible import available_cores
+
+    loaded = load(model, variant)
+    pictures = wanted(path)
+    with progress(f"predict {path.name}", len(pictures), unit="pictures") as advance:
+        scored = score_pictures(loaded, pictures, out, rejects, workers=available_cores(), advance=advance)
+    say(f"{scored.rows} pictures classified: {out}")
+    if scored.rejected:
+        say(f"{scored.rejected} pictures cannot be used: {rejects}\n{reasons_in_words(scored.reasons)}")
 
 
 @app.command()

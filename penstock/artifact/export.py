@@ -156,9 +156,9 @@ def _label(graph: Graph, probabilities: str, classes: list[str], threshold: floa
     )
 
 
-def library_versions() -> dict[str, str]:
+def library_versions(made_with: Sequence[str] = MADE_WITH) -> dict[str, str]:
     """The libraries whose version can change the bytes of an artefact, and Python's minor version."""
-    versions = {name: importlib.metadata.version(name) for name in MADE_WITH}
+    versions = {name: importlib.metadata.version(name) for name in made_with}
     return {**versions, "python": ".".join(platform.python_version_tuple()[:2])}
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,12 @@ OPSET = 20
 ML = "ai.onnx.ml"
 ML_OPSET = 3
 
-ELEMENTS = {"float": TensorProto.FLOAT, "double": TensorProto.DOUBLE, "string": TensorProto.STRING}
+ELEMENTS = {
+    "float": TensorProto.FLOAT,
+    "double": TensorProto.DOUBLE,
+    "string": TensorProto.STRING,
+    "uint8": TensorProto.UINT8,
+}
 
 
 class Graph:
@@ -31,9 +37,9 @@ class Graph:
         self._outputs: list[onnx.ValueInfoProto] = []
         self._count = 0
 
-    def input(self, name: str, element: str) -> str:
-        """Declare an input of shape (rows, 1)."""
-        self._inputs.append(helper.make_tensor_value_info(name, ELEMENTS[element], ["rows", 1]))
+    def input(self, name: str, element: str, shape: Sequence[str | int] = ("rows", 1)) -> str:
+        """Declare an input."""
+        self._inputs.append(helper.make_tensor_value_info(name, ELEMENTS[element], list(shape)))
         return name
 
     def output(self, tensor: str, name: str, element: str, shape: Sequence[str | int]) -> None:
@@ -97,13 +103,19 @@ class Graph:
             self._nodes.append(copy)
         return rename.get(output, prefix + output)
 
-    def model(self, name: str) -> onnx.ModelProto:
+    def model(
+        self, name: str, opset: Mapping[str, int] = MappingProxyType({"": OPSET, ML: ML_OPSET})
+    ) -> onnx.ModelProto:
         """The finished model, checked.
 
         It names no producer version: the manifest says what made it.
+
+        Args:
+            name: Of the graph.
+            opset: The version of each domain's operators.
         """
         graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs, self._used())
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(ML, ML_OPSET)]
+        opsets = [helper.make_opsetid(domain, version) for domain, version in opset.items()]
         model = helper.make_model(graph, opset_imports=opsets, producer_name="penstock", ir_version=9)
         onnx.checker.check_model(model, full_check=False)
         return model

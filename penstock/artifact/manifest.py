@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -11,7 +11,7 @@ from penstock.config import Column, ColumnType, View
 from penstock.errors import PenstockError
 from penstock.storage import read_json
 
-__all__ = ["MANIFEST", "MODEL", "Input", "Manifest", "Output", "element_type", "read"]
+__all__ = ["MANIFEST", "MODEL", "Input", "Manifest", "Output", "element_type", "read", "read_as"]
 
 MODEL = "model.onnx"
 MANIFEST = "manifest.json"
@@ -100,6 +100,18 @@ def read(folder: Path) -> Manifest:
     Raises:
         PenstockError: It is missing, or not a manifest of this version.
     """
+    return read_as(Manifest, folder)
+
+
+AnyManifest = TypeVar("AnyManifest", bound=View)
+
+
+def read_as(kind: type[AnyManifest], folder: Path) -> AnyManifest:
+    """Read the manifest of an artefact of some kind.
+
+    Raises:
+        PenstockError: It is missing, or not a manifest of that kind.
+    """
     path = folder / MANIFEST
     if not path.is_file():
         there = "there is no such folder" if not folder.is_dir() else f"there is no {MANIFEST} in it"
@@ -107,7 +119,7 @@ def read(folder: Path) -> Manifest:
             f"{folder}: {there}", hint="name a folder such as models/churn; `dvc repro` makes it"
         )
     try:
-        return Manifest.model_validate(read_json(path))
+        return kind.model_validate(read_json(path))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))

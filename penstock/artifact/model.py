@@ -20,7 +20,7 @@ from penstock.errors import PenstockError
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-__all__ = ["Model", "load"]
+__all__ = ["Model", "load", "open_session", "read_verified"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,15 @@ def load(folder: Path, *, threads: int = 1) -> Model:
     """
     manifest = manifests.read(folder)
     path = folder / MODEL
+    return Model(manifest, open_session(path, read_verified(path, manifest.sha256), threads))
+
+
+def read_verified(path: Path, sha256: str) -> bytes:
+    """Read a file of an artefact.
+
+    Raises:
+        PenstockError: It is missing, or its hash is not the manifest's.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
@@ -90,15 +99,25 @@ def load(folder: Path, *, threads: int = 1) -> Model:
             f"{path}: there is no such file", hint="`dvc repro` makes it, `dvc pull` fetches it"
         ) from error
     digest = hashlib.sha256(content).hexdigest()
-    if digest != manifest.sha256:
+    if digest != sha256:
         raise PenstockError(
-            f"{path}: does not match its manifest (SHA-256 {digest[:12]}…, expected {manifest.sha256[:12]}…)",
+            f"{path}: does not match its manifest (SHA-256 {digest[:12]}…, expected {sha256[:12]}…)",
             hint="it was changed or is of another run; fetch both anew: `dvc checkout models`, or `dvc repro`",
         )
-    return Model(manifest, _session(path, content, threads))
+    return content
 
 
-def _session(path: Path, content: bytes, threads: int) -> InferenceSession:
+def open_session(path: Path, content: bytes, threads: int) -> InferenceSession:
+    """A session of a model that is in memory.
+
+    Args:
+        path: Where it was read, for messages.
+        content: The file.
+        threads: Within one operator.
+
+    Raises:
+        PenstockError: It is not a model, or refers to data outside itself.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()

@@ -20,7 +20,7 @@ from penstock.errors import PenstockError
 from penstock.sources.files import Format, format_of
 from penstock.storage import replacing
 
-__all__ = ["POSITION", "Scored", "count_rows", "reasons_in_words", "score_file", "score_frame"]
+__all__ = ["POSITION", "Scored", "Writer", "count_rows", "reasons_in_words", "score_file", "score_frame"]
 
 POSITION = "position"
 # Large enough that a call's fixed cost vanishes, small enough that a few are nothing to hold.
@@ -126,8 +126,8 @@ def score_file(
     _check_files(model, path, out, keep)
     total = Scored(0, 0, {})
     with ExitStack() as stack:
-        answers = stack.enter_context(_Writer(out))
-        rejects = stack.enter_context(_Writer(quarantine))
+        answers = stack.enter_context(Writer(out))
+        rejects = stack.enter_context(Writer(quarantine))
         # Last in, first out: the pool ends before the writers rename anything.
         pool = stack.enter_context(ThreadPoolExecutor(workers))
         columns = list(dict.fromkeys([*model.manifest.columns, *keep]))
@@ -279,7 +279,7 @@ class _Parquet:
             self._writer.close()
 
 
-class _Writer:
+class Writer:
     """Writes frames to a temporary name and renames it when all went well."""
 
     def __init__(self, path: Path) -> None:

@@ -276,7 +276,9 @@ class ImageExportView(View):
     seed: int
     card: Card
     task: ImageTask
+    contract: PictureContract
     backbone: Backbone
+    finetuning: Finetuning
     compute: Compute
     export: ImageExport
 

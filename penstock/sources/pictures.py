@@ -18,7 +18,7 @@ from penstock.config import FileSource, FolderSource, ImageSource, ListingSource
 from penstock.errors import PenstockError
 from penstock.pictures import PictureError
 
-__all__ = ["Found", "Stream", "read"]
+__all__ = ["Found", "Stream", "as_text", "content_of", "files_below", "read"]
 
 # Of one file: several times the largest picture that is worth decoding, and little enough to hold in memory.
 MAX_BYTES = 1 << 29
@@ -85,12 +85,12 @@ def _read_folder(source: FolderSource) -> Stream:
     entries = _visible(root)
     folders = [entry for entry in entries if entry.is_dir()]
     if len(folders) < 2:
-        found = f"one folder only: {_text(folders[0].name)}" if folders else "no folder"
+        found = f"one folder only: {as_text(folders[0].name)}" if folders else "no folder"
         raise PenstockError(
             f"source.path: {root}: expected a folder for each of two classes or more, found {found}",
             hint="lay the pictures as path/<class>/<picture>; or name their classes in a CSV: source: listing",
         )
-    classes = {_text(folder.name): list(_files(folder)) for folder in folders}
+    classes = {as_text(folder.name): list(files_below(folder)) for folder in folders}
     for label, files in classes.items():
         if not files:
             raise PenstockError(
@@ -112,16 +112,16 @@ def _in_folder(root: Path, path: Path, label: str | None, position: int) -> Foun
     content = (
         PictureError("no_label", "lies in no class's folder, but beside them")
         if label is None
-        else _content(path)
+        else content_of(path)
     )
-    return Found(content, label, _text(path.relative_to(root).as_posix()), position)
+    return Found(content, label, as_text(path.relative_to(root).as_posix()), position)
 
 
 def _visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def _files(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+def files_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
     """Files at any depth, in order. Links are followed, but never round in a circle."""
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
@@ -129,17 +129,17 @@ def _files(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Ite
         return
     for path in _visible(folder):
         if path.is_dir():
-            yield from _files(path, above | {here})
+            yield from files_below(path, above | {here})
         else:
             yield path
 
 
-def _text(name: str) -> str:
+def as_text(name: str) -> str:
     """A name as text, whatever bytes the file system has for it."""
     return os.fsencode(name).decode("utf-8", errors="backslashreplace")
 
 
-def _content(path: Path) -> bytes | PictureError:
+def content_of(path: Path) -> bytes | PictureError:
     try:
         if not path.is_file():  # reading a pipe would wait for ever
             gone = "a link to nothing" if path.is_symlink() else "neither a file nor a folder"
@@ -189,5 +189,5 @@ def _listed(folder: Path, path: str | None, label: str | None, position: int) ->
     elif not label:
         content = PictureError("no_label", "the row names no class")
     else:
-        content = _content(folder / path)
+        content = content_of(folder / path)
     return Found(content, label or None, path or "", position)

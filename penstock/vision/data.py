@@ -86,10 +86,14 @@ class Album:
     def __len__(self) -> int:
         return len(self._column)
 
+    def content(self, row: int) -> bytes:
+        """One picture as it is stored."""
+        return bytes(self._column[row].as_buffer().to_pybytes())
+
     def pixels(self, row: int) -> NDArray[np.uint8]:
         """One picture, uint8, shape (height, width, 3)."""
         # Each passed its contract when it came in; as stored it may be smaller, and is not judged again.
-        return decode(self._column[row].as_buffer().to_pybytes(), STORED)
+        return decode(self.content(row), STORED)
 
 
 def read_album(path: Path) -> Album:

@@ -10,10 +10,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from penstock.errors import PenstockError
-from penstock.storage import replacing, write_csv, write_parquet
+from penstock.storage import read_parquet, replacing, write_csv, write_parquet
 from penstock.vision.data import Split
 
-__all__ = ["read_features", "write_answers", "write_curves", "write_features"]
+__all__ = ["read_answers", "read_features", "write_answers", "write_curves", "write_features"]
 
 JUDGED = ("validation", "holdout")
 
@@ -39,6 +39,19 @@ def write_answers(path: Path, split: Split, logits: dict[str, NDArray[np.float32
         for part in JUDGED
     ]
     write_parquet(path, pl.concat(frames))
+
+
+def read_answers(
+    path: Path, part: str, classes: Sequence[str]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """What ``write_answers`` wrote of one part.
+
+    Returns:
+        The logits, shape (n_rows, n_classes), and the right classes as their places in ``classes``.
+    """
+    found = read_parquet(path).filter(pl.col("part") == part)
+    codes = found["label"].cast(pl.Enum(classes)).to_physical().cast(pl.Int64)
+    return found["logits"].to_numpy().reshape(-1, len(classes)), codes.to_numpy()
 
 
 def write_curves(path: Path, epochs: Sequence[dict[str, float]]) -> None:
