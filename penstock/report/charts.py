@@ -18,7 +18,18 @@ from markupsafe import Markup, escape
 
 from penstock.report.wording import number, percent
 
-__all__ = ["Dot", "Series", "bars", "dots", "heat_map", "histogram", "lines", "scatter"]
+__all__ = [
+    "Dot",
+    "Series",
+    "bars",
+    "confusion",
+    "dots",
+    "heat_map",
+    "histogram",
+    "lines",
+    "scatter",
+    "trends",
+]
 
 Point = tuple[float, float]
 
@@ -206,6 +217,26 @@ def scatter(
     return _svg(WIDTH, HEIGHT, alternative, *drawn)
 
 
+def trends(series: Sequence[Series], *, x: str, y: str, alternative: str) -> Markup:
+    """Curves on axes that fit them.
+
+    Args:
+        series: The first is drawn on top.
+        x: Name of the horizontal axis.
+        y: Name of the vertical axis.
+        alternative: The chart in words.
+    """
+    points = [point for item in series for point in item.points]
+    across = _scale((point[0] for point in points), LEFT, WIDTH - RIGHT)
+    up = _scale((point[1] for point in points), HEIGHT - BOTTOM, TOP)
+    drawn = [_axes(across, up, x, y, _tick)]
+    for item in reversed(series):
+        drawn.append(_element("path", d=_path(item.points, across, up), _class=f"line {item.style}"))
+        if item.marked:
+            drawn.append(_cloud(item, across, up, "mark"))
+    return _svg(WIDTH, HEIGHT, alternative, *drawn)
+
+
 def _axes(across: _Scale, up: _Scale, x: str, y: str, written: Callable[[float], str]) -> Markup:
     drawn = []
     for tick in across.ticks(5):
@@ -345,6 +376,55 @@ def heat_map(names: Sequence[str], matrix: Sequence[Sequence[float | None]], *, 
             _text(x, below, _shortened(name, 24), "end", transform=f"rotate(-60 {_plain(x)} {_plain(below)})")
         )
     return _svg(width, below + left * 0.87 + 4, alternative, *drawn, style="matrix")
+
+
+def confusion(names: Sequence[str], counts: Sequence[Sequence[int]], *, alternative: str) -> Markup:
+    """Counts of actual (down) and predicted (across): blue where they agree, orange where they do not.
+
+    Colour grows with the square root of the share of the actual class, so that rare errors can be seen.
+    """
+    cell = 28.0 if len(names) <= 16 else 16.0 if len(names) <= 40 else 8.0
+    named = cell > 10
+    left = 8 + 6.2 * max((min(len(name), 24) for name in names), default=0) if named else 8.0
+    side = cell * len(names)
+    drawn = [
+        _element(
+            "rect", x=left, y=0.0, width=side - 1, height=side - 1, _class="unknown", fill_opacity="0.35"
+        )
+    ]
+    for i, name in enumerate(names):
+        y, total = cell * i, sum(counts[i])
+        if named:
+            drawn.append(_text(left - 6, y + cell / 2 + 4, _shortened(name, 24), "end"))
+        for j, count in enumerate(counts[i]):
+            if not count:
+                continue
+            strength = math.sqrt(count / total)
+            told = _element("title", text=f"{name} taken for {names[j]}: {count} of {total}")
+            drawn.append(
+                _element(
+                    "rect",
+                    told,
+                    x=left + cell * j,
+                    y=y,
+                    width=cell - 1,
+                    height=cell - 1,
+                    _class="positive" if i == j else "negative",
+                    fill_opacity=f"{strength:.2f}",
+                )
+            )
+            if cell > 20:
+                style = "cell strong" if strength >= FULL else "cell"
+                x = left + cell * (j + 0.5) - 0.5
+                drawn.append(_text(x, y + cell / 2 + 3, _tick(float(count)), "middle", _class=style))
+    below = side + 6
+    for j, name in enumerate(names if named else ()):
+        x = left + cell * (j + 0.5) + 3
+        drawn.append(
+            _text(x, below, _shortened(name, 24), "end", transform=f"rotate(-60 {_plain(x)} {_plain(below)})")
+        )
+    height = below + left * 0.87 + 4 if named else below
+    return _svg(left + side, height, alternative, *drawn, style="matrix")
 
 
 def _hundredths(value: float) -> str:

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from penstock.config import Finetuning, PictureContract
+from penstock.config import Finetuning
 from penstock.errors import PenstockError
-from penstock.pictures import decode
+from penstock.pictures import STORED, decode
 from penstock.storage import read_parquet
 from penstock.vision.preprocess import Preprocess
 
@@ -93,10 +93,7 @@ class Album:
     def pixels(self, row: int) -> NDArray[np.uint8]:
         """One picture, uint8, shape (height, width, 3)."""
         # Each passed its contract when it came in; as stored it may be smaller, and is not judged again.
-        return decode(self.content(row), ANY)
-
-
-ANY = PictureContract(min_side=1)
+        return decode(self.content(row), STORED)
 
 
 def read_album(path: Path) -> Album:
@@ -211,23 +208,28 @@ class EpochSampler(Sampler[int]):
         whole = rows // (batch * world) * batch * world
         # Fewer pictures than a batch: one batch of what there is.
         self._kept = whole or rows // world * world
-        self._epoch = 0
+        self._epoch: Callable[[], int] = lambda: 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch, also that in which a run is continued."""
+    def follow(self, epoch: Callable[[], int]) -> None:
+        """Ask for the epoch whenever an order is begun.
+
+        Lightning would tell it by ``set_epoch``, but in the first epoch of a continued run too late: workers
+        have then begun to fetch the pictures of epoch 0.
+        """
         self._epoch = epoch
 
     def __len__(self) -> int:
         return self._kept // self._world
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(seed_of(self._seed, self._epoch))
+        epoch = self._epoch()
+        generator = torch.Generator().manual_seed(seed_of(self._seed, epoch))
         if self._weights is None:
             order = torch.randperm(self._rows, generator=generator)
         else:
             order = torch.multinomial(self._weights, self._rows, replacement=True, generator=generator)
         mine = order[: self._kept][self._rank :: self._world]
-        return (self._epoch * self._rows + int(place) for place in mine)
+        return (epoch * self._rows + int(place) for place in mine)
 
 
 def class_weights(codes: NDArray[np.int64], classes: int) -> Tensor:

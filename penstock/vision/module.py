@@ -52,6 +52,7 @@ class Classifier(lightning.LightningModule):
         normalise: From what the loader gives to what the network takes.
         settings: Of the phase.
         groups: Of the parameters that learn, for AdamW.
+        batches: Number of processes → batches of an epoch.
         classes: How many.
         weights: Of the classes in the loss, shape (classes,), or None.
         seed: Of the run.
@@ -64,13 +65,14 @@ class Classifier(lightning.LightningModule):
         settings: Finetuning,
         *,
         groups: list[dict[str, Any]],
+        batches: Callable[[int], int],
         classes: int,
         weights: Tensor | None,
         seed: int,
     ) -> None:
         super().__init__()
         self.network, self.settings = network, settings
-        self._normalise, self._groups = normalise, groups
+        self._normalise, self._groups, self._batches = normalise, groups, batches
         self._classes, self._seed = classes, seed
         self.register_buffer("class_weights", weights, persistent=False)
 
@@ -85,6 +87,10 @@ class Classifier(lightning.LightningModule):
                 if frozen or (norm and self.settings.batch_norm == "frozen"):
                     module.eval()
         return self
+
+    def on_train_epoch_start(self) -> None:
+        # Lightning takes the modes as it finds them, and a network that was just read is in evaluation.
+        self.train()
 
     def forward(self, batch: Tensor) -> Tensor:
         """Logits, shape (n, classes)."""
@@ -102,7 +108,9 @@ class Classifier(lightning.LightningModule):
         loss = functional.cross_entropy(
             self(inputs), targets, weight=weights, label_smoothing=self.settings.label_smoothing
         )
-        self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(codes))
+        self.log(
+            "train_loss", loss.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=len(codes)
+        )
         return loss
 
     def _mixed(self, inputs: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,7 +136,8 @@ class Classifier(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer: Optimizer = AdamW(self._groups)
-        steps = int(self.trainer.estimated_stepping_batches)
+        # Not Trainer.estimated_stepping_batches: it begins to fetch pictures, before a continued run knows its epoch.
+        steps = int(self.trainer.max_epochs or 1) * self._batches(self.trainer.world_size)
         schedule = LambdaLR(optimizer, lambda step: rate(self.settings, step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -163,16 +163,8 @@ class _Rows(Dataset[tuple[Tensor, Tensor]]):
         return self._features[chosen], self._codes[chosen]
 
 
-class _Batches(BatchSampler):
-    """Lists of places; Lightning tells it the epoch, and it tells the sampler inside."""
-
-    def set_epoch(self, epoch: int) -> None:
-        if isinstance(self.sampler, EpochSampler):
-            self.sampler.set_epoch(epoch)
-
-
 def _feature_loader(rows: _Rows, sampler: Any, batch: int) -> DataLoader[Any]:
-    return DataLoader(rows, sampler=_Batches(sampler, batch, drop_last=False), batch_size=None)
+    return DataLoader(rows, sampler=BatchSampler(sampler, batch, drop_last=False), batch_size=None)
 
 
 def fit_head(
@@ -235,6 +227,7 @@ def fit_head(
         head,
         nn.Identity(),
         as_finetuning,
+        batches=lambda _world: -(-len(sampler) // settings.batch_size),
         groups=[decayed, {"params": [head.bias], "lr": settings.learning_rate, "weight_decay": 0.0}],
         classes=classes,
         weights=weights,
@@ -311,6 +304,7 @@ def finetune(
             layer_decay=settings.layer_decay,
             weight_decay=settings.weight_decay,
         ),
+        batches=lambda world: len(training(0, world)),
         classes=len(split.classes),
         weights=class_weights(split.codes[rows], len(split.classes)),
         seed=seed,
@@ -333,7 +327,16 @@ class Loaders(lightning.LightningDataModule):
         self._train, self._validation = train, validation
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return self._train(*self._place())
+        loader = self._train(*self._place())
+        sampler: Any = loader.sampler
+        if isinstance(sampler, BatchSampler):
+            sampler = sampler.sampler
+        trainer = self.trainer
+        assert trainer is not None
+        # Steps tell the epoch. A trainer that goes on from a checkpoint counts its epochs right only after it has
+        # begun to fetch; its steps it knows from the start.
+        sampler.follow(lambda: trainer.global_step // max(1, len(loader)))
+        return loader
 
     def val_dataloader(self) -> DataLoader[Any]:
         return self._validation(*self._place())

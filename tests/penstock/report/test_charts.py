@@ -87,12 +87,46 @@ def test_heat_map_is_a_triangle_with_every_value_told(parse: Parse) -> None:
     assert page.all("rect")[1].attributes["fill-opacity"] == "0.50"
 
 
+@given(st.lists(st.tuples(st.integers(0, 99), st.integers(-(10**6), 10**6)), min_size=1, max_size=20))
+def test_trends_fill_axes_that_fit_them(points: list[tuple[int, int]]) -> None:
+    series = [Series("a", [(float(x), y / 1000) for x, y in points], "k1")]
+    path = re.search(r'<path d="M([^"]*)"', charts.trends(series, x="epoch", y="loss", alternative="t"))
+    assert path
+    drawn = [[float(text) for text in step.split()] for step in path[1].split("L")]
+    for axis, start, end in ((0, 56, 340), (1, 10, 224)):
+        marks = [point[axis] for point in drawn]
+        assert start <= min(marks) <= max(marks) <= end
+        varies = len({point[axis] for point in points}) > 1
+        assert max(marks) - min(marks) == pytest.approx((end - start) / 1.08 if varies else 0, abs=0.2)
+
+
+def test_confusions_stand_out_from_what_is_right(parse: Parse) -> None:
+    page = parse(wrapped(charts.confusion(["a", "b"], [[3, 1], [0, 0]], alternative="told")))
+    ground, right, wrong = (one.attributes for one in page.all("rect"))
+    assert ground["class"] == "unknown"
+    assert (right["class"], wrong["class"]) == ("positive", "negative")
+    assert (right["fill-opacity"], wrong["fill-opacity"]) == ("0.87", "0.50")
+    assert float(wrong["x"]) > float(right["x"])
+    assert wrong["y"] == right["y"]
+    assert [one.text for one in page.all("title")] == ["a taken for a: 3 of 4", "a taken for b: 1 of 4"]
+
+
+def test_confusions_of_many_classes_have_no_names(parse: Parse) -> None:
+    names = [f"c{number}" for number in range(60)]
+    counts = [[int(i == j) for j in range(60)] for i in range(60)]
+    page = parse(wrapped(charts.confusion(names, counts, alternative="told")))
+    assert not page.all("text")
+    assert len(page.all("rect")) == 61
+
+
 def test_texts_are_escaped(parse: Parse, hostile: str) -> None:
     drawn = [
         charts.lines([Series(hostile, [(0, 0)], "cv")], x=hostile, y=hostile, alternative=hostile),
         charts.bars([Dot(hostile, 1.0)], axis=hostile, alternative=hostile),
         charts.heat_map([hostile], [[1.0]], alternative=hostile),
         charts.histogram([1], hostile),
+        charts.confusion([hostile], [[1]], alternative=hostile),
+        charts.trends([Series(hostile, [(0, 0)], "cv")], x=hostile, y=hostile, alternative=hostile),
     ]
     for svg in drawn:
         page = parse(wrapped(svg))

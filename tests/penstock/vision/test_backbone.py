@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +119,7 @@ def test_more_blocks_unfrozen_are_more_parameters_and_the_classifier_always(name
     for unfreeze in (*range(1, depth + 1), "all"):
         backbones.freeze(network, unfreeze)
         seen.append(learning(network))
-    assert all(fewer < more for fewer, more in zip(seen[:-2], seen[1:-1], strict=True))
+    assert all(fewer < more for fewer, more in itertools.pairwise(seen[:-1]))
     assert seen[-1] == {name for name, _ in network.named_parameters()}
     head = network.pretrained_cfg["classifier"]
     assert all(f"{head}.weight" in names for names in seen)

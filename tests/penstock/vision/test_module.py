@@ -28,7 +28,9 @@ def test_the_rate_rises_to_one_and_then_falls(schedule, warmup, steps):
 
 def module(network: nn.Module, **settings) -> Classifier:
     chosen = Finetuning.model_validate(settings)
-    return Classifier(network, nn.Identity(), chosen, groups=[], classes=3, weights=None, seed=1)
+    return Classifier(
+        network, nn.Identity(), chosen, groups=[], batches=lambda _: 1, classes=3, weights=None, seed=1
+    )
 
 
 def test_what_is_frozen_keeps_its_statistics_and_what_learns_does_not():

@@ -61,7 +61,7 @@ def test_it_learns_what_can_be_learnt(learnt):
     classes = sorted(answers["label"].unique())
     told = np.array(classes)[answers["logits"].to_numpy().argmax(axis=1)]
     assert (told == answers["label"].to_numpy()).mean() > 0.8
-    network, stored = backbones.load(
+    _, stored = backbones.load(
         paths.weights, backbones.Backbone(name="test_efficientnet", weights="random", side=32)
     )
     assert stored == tuple(classes)
