@@ -31,10 +31,25 @@ CODE = (
     "penstock/artifact",
     "penstock/config",
     "penstock/contract.py",
+    "penstock/features/columns.py",
+    "penstock/features/derive.py",
     "penstock/pictures.py",
     "penstock/sources",
     "penstock/storage.py",
-    "penstock/vision",
+    "penstock/validation/calibration.py",
+    "penstock/vision/backbone.py",
+    "penstock/vision/data.py",
+    "penstock/vision/export.py",
+    "penstock/vision/ingestion.py",
+    "penstock/vision/memory.py",
+    "penstock/vision/module.py",
+    "penstock/vision/outputs.py",
+    "penstock/vision/parity.py",
+    "penstock/vision/preprocess.py",
+    "penstock/vision/quantise.py",
+    "penstock/vision/splitting.py",
+    "penstock/vision/temperature.py",
+    "penstock/vision/training.py",
     "stages/images_export.py",
     "stages/images_features.py",
     "stages/images_finetune.py",
@@ -134,6 +149,7 @@ def main(dataset: str) -> None:
     write_json(layout.reports / "parity.json", found.as_dict(), sort_keys=False)
     # Nothing is in place before it is proven: the bytes that were asked are those that are written.
     parity.require(found, view.export)
+    (layout.model / INT8_MODEL).parent.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_bytes(layout.model / name, content)
     write_json(layout.model / MANIFEST, with_int8(manifest, files, found).model_dump(), sort_keys=False)

@@ -11,7 +11,8 @@ from penstock.storage import read_json
 
 __all__ = ["INT8_MODEL", "Int8", "PictureInput", "PictureManifest", "Variant", "is_of_pictures", "read"]
 
-INT8_MODEL = "model.int8.onnx"
+# In a folder of its own, which is empty where no int8 file is wanted.
+INT8_MODEL = "int8/model.onnx"
 
 Variant = Literal["fp32", "int8"]
 
@@ -50,7 +51,7 @@ class PictureManifest(View):
         title: For people.
         task: What is predicted: one label for each picture.
         sha256: Of model.onnx.
-        int8: Of model.int8.onnx; None where there is none.
+        int8: Of int8/model.onnx; None where there is none.
         opset: Version of each operator set that the files use.
         inputs: The one input.
         outputs: label and probabilities.

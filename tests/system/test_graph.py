@@ -18,6 +18,7 @@ STAGES = {name: stage.get("do", stage) for name, stage in GRAPH["stages"].items(
 # They say what a person sees, or fix what `make reproduce` would show to have changed; no output's content.
 INERT = {
     "penstock/__init__.py",
+    "penstock/validation/__init__.py",
     "penstock/vision/__init__.py",
     "penstock/console.py",
     "penstock/errors.py",
@@ -30,6 +31,16 @@ BY_PARAMETER = {"penstock/sources/package.py", "penstock/sources/npm.py"}
 ALL_STAGES = config.STAGES | config.IMAGE_STAGES
 
 
+MAKES_THE_PICTURE_MODEL = (
+    "ingest",
+    "images_split",
+    "images_features",
+    "images_head",
+    "images_finetune",
+    "images_export",
+)
+# What `ingest` reads pictures by has no part in a table's model.
+FOR_PICTURES = {"penstock/pictures.py", "penstock/vision/ingestion.py"}
 MAKES_THE_MODEL = ("ingest", "prepare", "features", "validate", "train", "export")
 
 
@@ -90,6 +101,8 @@ def test_a_stage_depends_on_no_code_that_is_not_there_or_that_it_does_not_run(na
     if name == "export":
         # Its manifest holds a hash of all the code that made the model.
         used |= {file for stage in MAKES_THE_MODEL for file in closure(f"stages/{stage}.py")}
+    if name == "images_export":
+        used |= {file for stage in MAKES_THE_PICTURE_MODEL for file in closure(f"stages/{stage}.py")}
     for dep in STAGES[name]["deps"]:
         if dep.startswith(("penstock", "stages")):
             assert (ROOT / dep).exists(), dep
@@ -127,7 +140,7 @@ def test_metrics_and_plots_are_in_git_and_data_and_models_are_not():
             assert next(iter(out.values()))["cache"] is False
         for out in stage.get("outs", []):
             path = out if isinstance(out, str) else next(iter(out))
-            small = path.startswith("reports/") and not path.endswith(".html")
+            small = path.startswith("reports/") and not path.endswith((".html", ".jpg"))
             assert small == (not isinstance(out, str) and out[path].get("cache") is False), path
 
 
@@ -145,5 +158,14 @@ def test_the_code_hash_of_a_manifest_is_that_of_all_the_code_that_made_the_model
     from stages.export import CODE
 
     assert set(CODE) == {dep for dep in STAGES["export"]["deps"] if dep.startswith(("penstock/", "stages/"))}
-    made_by = {file for stage in MAKES_THE_MODEL for file in closure(f"stages/{stage}.py")}
+    made_by = {file for stage in MAKES_THE_MODEL for file in closure(f"stages/{stage}.py")} - FOR_PICTURES
+    assert {file for file in made_by - INERT if not covered(file, list(CODE))} == set()
+
+
+def test_the_code_hash_of_a_manifest_of_pictures_too():
+    from stages.images_export import CODE
+
+    deps = STAGES["images_export"]["deps"]
+    assert set(CODE) == {dep for dep in deps if dep.startswith(("penstock/", "stages/"))}
+    made_by = {file for stage in MAKES_THE_PICTURE_MODEL for file in closure(f"stages/{stage}.py")}
     assert {file for file in made_by - INERT if not covered(file, list(CODE))} == set()
