@@ -34,7 +34,7 @@ CLASSES = ("blue", "green", "red")
 LAYOUT = ImageLayout("toy")
 BACKBONE = {"name": "test_efficientnet", "weights": "random", "side": 32}
 COMPUTE = {"accelerator": "cpu", "devices": 1, "threads": 1, "workers": 0}
-NAMES = ["finetune.safetensors", "manifest.json", "model.int8.onnx", "model.onnx"]
+NAMES = ["finetune.safetensors", "int8/model.onnx", "manifest.json", "model.onnx"]
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +133,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 def files() -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(LAYOUT.model.iterdir())}
+    paths = sorted(path for path in LAYOUT.model.rglob("*") if path.is_file())
+    return {path.relative_to(LAYOUT.model).as_posix(): path.read_bytes() for path in paths}
 
 
 def test_files_manifest_and_parity(project):
@@ -143,7 +144,7 @@ def test_files_manifest_and_parity(project):
     assert sorted(made) == NAMES
     manifest = json.loads(made["manifest.json"])
     assert manifest["sha256"] == hashlib.sha256(made["model.onnx"]).hexdigest()
-    assert manifest["int8"]["sha256"] == hashlib.sha256(made["model.int8.onnx"]).hexdigest()
+    assert manifest["int8"]["sha256"] == hashlib.sha256(made["int8/model.onnx"]).hexdigest()
     assert manifest["classes"] == list(CLASSES)
     assert manifest["outputs"][1] == {"name": "probabilities", "element": "float", "shape": ["n", 3]}
     assert manifest["contract"]["stored_side"] == 64
@@ -174,7 +175,8 @@ def test_files_manifest_and_parity(project):
 def test_without_int8_and_temperature(project):
     project(quantise={"enabled": False}, temperature=False)
     images_export.main("toy")
-    assert "model.int8.onnx" not in files()
+    assert "int8/model.onnx" not in files()
+    assert (LAYOUT.model / "int8").is_dir()  # what the graph expects of the stage
     manifest = json.loads(files()["manifest.json"])
     assert manifest["int8"] is None
     assert manifest["temperature"] == 1.0

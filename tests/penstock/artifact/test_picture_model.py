@@ -81,11 +81,11 @@ def artefact(tmp_path: Path) -> Callable[..., Path]:
 
     def make(*, int8: bool = True, **changes: object) -> Path:
         folder = tmp_path / "model"
-        folder.mkdir()
+        (folder / "int8").mkdir(parents=True)
         contents = (brightest(0.1), brightest(0.05) if int8 else None)
         (folder / "model.onnx").write_bytes(contents[0])
         if contents[1]:
-            (folder / "model.int8.onnx").write_bytes(contents[1])
+            (folder / "int8/model.onnx").write_bytes(contents[1])
         (folder / "manifest.json").write_text(json.dumps(as_manifest(*contents, **changes)))
         return folder
 
@@ -107,7 +107,7 @@ def encoded(code: int, height: int = 8, width: int = 8, form: str = "PNG") -> by
 # --- loading ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("variant", "name"), [("fp32", "model.onnx"), ("int8", "model.int8.onnx")])
+@pytest.mark.parametrize(("variant", "name"), [("fp32", "model.onnx"), ("int8", "int8/model.onnx")])
 def test_one_flipped_bit_is_refused(artefact, variant, name):
     folder = artefact()
     content = bytearray((folder / name).read_bytes())
