@@ -14,7 +14,7 @@ export DVC_NO_ANALYTICS := 1
 # pytest-xdist workers; each test process is single-threaded.
 WORKERS ?= 2
 
-.PHONY: help env run test check lint params reproduce bench lock clean
+.PHONY: help env run test check lint params reproduce arrived bench lock clean
 
 help:  ## Print this help.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -59,11 +59,15 @@ params: env  ## Compose params.yaml from conf/ without running anything.
 reproduce: env  ## Build the graph in two fresh clones and name the first output that differs.
 	penstock reproduce
 
+arrived: env  ## Compare what was built here with what was committed.
+	penstock reproduce --here
+
 bench: env  ## Measure the claims of the README side by side.
 	python benchmarks/ingest.py
 	python benchmarks/graph.py
 	python benchmarks/predict.py
 	python benchmarks/latency.py
+	python benchmarks/images.py
 
 lock: env  ## Resolve the locks anew from pyproject.toml. They hold versions and hashes, no addresses.
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra data --extra dev pyproject.toml -o requirements.lock

@@ -42,15 +42,20 @@ def params(
 @app.command()
 def dataset(
     name: Annotated[str, typer.Argument(help="What to call it; becomes conf/dataset/NAME.yaml.")],
-    path: Annotated[Path, typer.Argument(help="A CSV, Parquet or JSON-lines file.")],
-    target: Annotated[str, typer.Option(help="The column to predict.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="A CSV, Parquet or JSON-lines file, or a folder with one folder of pictures for each class."
+        ),
+    ],
+    target: Annotated[str | None, typer.Option(help="Of a table, the column to predict.")] = None,
     positive: Annotated[
         str | None, typer.Option(help="Of two classes, the one whose probability counts.")
     ] = None,
     force: Annotated[bool, typer.Option(help="Replace the file if it is there.")] = False,
 ) -> None:
-    """Write the settings of a new data set, with a contract inferred from a file."""
-    from penstock.scaffold import infer
+    """Write the settings of a new data set, with a contract inferred from a file or a folder."""
+    from penstock.scaffold import infer, infer_pictures
     from penstock.storage import write_text
 
     out = Path("conf/dataset") / f"{name}.yaml"
@@ -60,7 +65,12 @@ def dataset(
         )
     if out.exists() and not force:
         raise PenstockError(f"{out}: exists", hint="choose another name, or --force")
-    write_text(out, infer(path, name, target=target, positive=positive))
+    if path.is_dir():
+        write_text(out, infer_pictures(path, name))
+    elif target is None:
+        raise PenstockError(f"{path}: which column is to be predicted?", hint="name it: --target COLUMN")
+    else:
+        write_text(out, infer(path, name, target=target, positive=positive))
     say(f"{out} written. Read it, then: penstock params && dvc repro --glob '*@{name}'")
 
 
@@ -138,10 +148,20 @@ def _predict_pictures(
 def reproduce(
     dataset: Annotated[str | None, typer.Option(help="Only the stages of one data set.")] = None,
     clones: Annotated[int, typer.Option(min=1, help="Fresh clones to build side by side.")] = 2,
+    here: Annotated[bool, typer.Option(help="Build nothing: compare what was built in this folder.")] = False,
 ) -> None:
     """Build the graph in fresh clones without a cache; name the first output that differs."""
+    from penstock.reproduction import arrived
     from penstock.reproduction import reproduce as run
 
+    if here:
+        found = arrived(Path())
+        if found:
+            raise PenstockError(
+                f"not what was committed: {found}", hint="commit what was built, or find what changed it"
+            )
+        say("what was built here is what was committed")
+        return
     difference = run(Path(), clones=clones, dataset=dataset)
     if difference:
         raise PenstockError(

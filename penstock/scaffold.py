@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -18,8 +19,10 @@ from penstock.contract import complete, require_target, typed
 from penstock.errors import PenstockError
 from penstock.sources.files import format_of, read_files
 
-__all__ = ["infer"]
+__all__ = ["infer", "infer_pictures"]
 
+# Of a class; below it all but the top of the network is better left alone.
+FEW_PICTURES = 50
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 SEPARATORS = (",", ";", "\t", "|")
 # What people write where they have no value.
@@ -58,11 +61,7 @@ def infer(path: Path, name: str, target: str | None = None, positive: str | None
         PenstockError: The name will not do, the file is not readable, there is no such target or one that
             cannot be predicted, or it has no such class.
     """
-    if not NAME.fullmatch(name) or name == "all":
-        raise PenstockError(
-            f"{name!r} cannot be the name of a data set",
-            hint="use small letters, digits and underscores, a letter first; `all` is taken",
-        )
+    _check_name(name)
     source, frame = _read(path)
     columns = complete(Contract(), frame, source=str(path))
     task = _task(frame, columns, target, positive)
@@ -71,6 +70,61 @@ def infer(path: Path, name: str, target: str | None = None, positive: str | None
         for column, resolved in columns.items()
     }
     return _text(name, path, source, task, described)
+
+
+def infer_pictures(folder: Path, name: str) -> str:
+    """Look at a folder of pictures, one folder for each class, and write the YAML of a set of pictures.
+
+    Args:
+        folder: Relative to the root of the repository.
+        name: Of the data set.
+
+    Returns:
+        The text of conf/dataset/<name>.yaml.
+
+    Raises:
+        PenstockError: The name will not do, or there are fewer than two classes.
+    """
+    _check_name(name)
+    found = {}
+    for inside in sorted(
+        item for item in folder.iterdir() if item.is_dir() and not item.name.startswith(".")
+    ):
+        files = sum(1 for file in inside.rglob("*") if file.is_file() and not file.name.startswith("."))
+        if files:
+            found[inside.name] = files
+    if len(found) < 2:
+        raise PenstockError(
+            f"{folder}: {len(found)} folder(s) with files in it, at least two classes are needed",
+            hint="put the pictures of each class into a folder of its own: "
+            f"{folder}/cat/1.jpg, {folder}/dog/1.jpg",
+        )
+    counted = "".join(f"#   {label}: {count}\n" for label, count in found.items())
+    few = min(found.values()) < FEW_PICTURES
+    finetuning = "  - override /finetuning@finetuning: gentle    # few pictures\n" if few else ""
+    return (
+        f"# Pictures in {folder.as_posix()}, by folder (files; ingest tells which of them are pictures):\n"
+        f"{counted}"
+        "defaults:\n  - /base/images@_here_\n  - _self_\n"
+        f"{finetuning}"
+        "\ncard:\n"
+        f"  title: {json.dumps(name)}\n"
+        '  description: ""          # what a label says about a picture\n'
+        '  source: ""               # who took the pictures, when, of what\n'
+        '  licence: ""\n'
+        '  intended_use: ""         # and what it is not for\n'
+        f"\nsource:\n  path: {json.dumps(folder.as_posix())}\n"
+        f"\ncontract:\n  classes: {json.dumps(list(found), ensure_ascii=False)}\n"
+        "\nbackbone:\n  side: 224                # pixels; fewer are faster, and for small pictures as good\n"
+    )
+
+
+def _check_name(name: str) -> None:
+    if not NAME.fullmatch(name) or name == "all":
+        raise PenstockError(
+            f"{name!r} cannot be the name of a data set",
+            hint="use small letters, digits and underscores, a letter first; `all` is taken",
+        )
 
 
 # --- the source -------------------------------------------------------------------------------------

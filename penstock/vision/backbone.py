@@ -224,7 +224,12 @@ def _fit(network: Any, weights: Mapping[str, Tensor], source: str, *, strict: bo
     left = wrong if strict else wrong - of_classifier
     surplus = set(weights) - set(wanted)
     if left or surplus - of_classifier:
-        described = [_misfit(name, wanted, weights) for name in [*sorted(left), *sorted(surplus)][:NAMED]]
+        described = [
+            _misfit(name, wanted, weights)
+            for name in [*sorted(surplus), *sorted(left, key=lambda name: (name not in weights, name))][
+                :NAMED
+            ]
+        ]
         raise PenstockError(
             f"backbone: the weights of {source} do not fit {type(network).__name__}: "
             f"{len(left)} of {len(wanted)} tensors are wrong, {len(surplus)} unknown: {'; '.join(described)}",

@@ -15,7 +15,7 @@ from penstock import config, contract, sources
 from penstock.composition import compose
 from penstock.config import FileSource
 from penstock.errors import PenstockError
-from penstock.scaffold import infer
+from penstock.scaffold import infer, infer_pictures
 
 ROOT = Path(__file__).parents[2]
 
@@ -229,3 +229,35 @@ def test_the_text_is_what_the_source_reads():
     keys = drafted("shop.csv", "left")["source"]
     source = FileSource.model_validate({"kind": "file", "watch": "x", **keys})
     assert sources.read(source).frame.height == 60
+
+
+# --- pictures ---------------------------------------------------------------------------------------
+
+
+def leaves(**counts: int) -> Path:
+    folder = Path("data/inbox/leaves")
+    for label, count in counts.items():
+        (folder / label).mkdir(parents=True)
+        for number in range(count):
+            (folder / label / f"{number}.jpg").write_bytes(b"x")
+    return folder
+
+
+@pytest.mark.parametrize(("oaks", "unfrozen"), [(60, 5), (10, 2)])
+def test_a_draft_for_a_folder_of_pictures_composes(oaks, unfrozen):
+    for name in ("conf", "hydra_plugins"):
+        shutil.copytree(ROOT / name, name, ignore=shutil.ignore_patterns("__pycache__"))
+    text = infer_pictures(leaves(oak=oaks, birch=70), "leaves")
+    Path("conf/dataset/leaves.yaml").write_text(text)
+    Path("params.yaml").write_text(compose(Path(), ["dataset=leaves"]))
+    found = config.load().datasets["leaves"]
+    assert isinstance(found, config.ImageDataset)
+    assert found.contract.classes == ("birch", "oak")
+    assert (found.source.path, found.source.watch) == ("data/inbox/leaves", "data/inbox/leaves")
+    assert found.finetuning.unfreeze == unfrozen
+    assert f"oak: {oaks}" in text
+
+
+def test_a_folder_of_one_class_is_refused():
+    with pytest.raises(PenstockError, match=r"data/inbox/leaves: 1 folder\(s\) with files"):
+        infer_pictures(leaves(oak=3), "leaves")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 import yaml
 
@@ -58,6 +59,47 @@ def test_a_data_set_from_csv_to_metrics_as_the_readme_says(wine):
     answer = clone.run(sys.executable, "-c", snippet.replace("models/churn", "models/wine")).stdout.split()
     assert answer[0] in {"fine", "fair", "poor"}
     assert 0 <= float(answer[1]) <= 1
+
+
+def test_a_folder_of_pictures_to_labels_as_the_readme_says(fresh_clone, tmp_path):
+    """Two photographs cut into pieces are two classes that a network tells apart."""
+    import skimage.data
+    from PIL import Image
+
+    clone, home = fresh_clone(), tmp_path / "home"
+    for label, photo in (("cat", skimage.data.cat()), ("coffee", skimage.data.coffee())):
+        for number in range(24):
+            top, left = 20 * (number // 6), 30 * (number % 6)
+            folder = home / ("new_leaves" if number >= 20 else f"leaves/{label}")
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(photo[top : top + 160, left : left + 160]).save(folder / f"{label}{number}.png")
+    commands = blocks("Your own data", "sh")[1]
+    # A smaller network input, for speed; all else is as a user would have it.
+    commands = commands.replace(
+        "penstock params", "sed -i 's/side: 224/side: 64/' conf/dataset/leaves.yaml\npenstock params"
+    )
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", commands],
+        cwd=clone.root,
+        env={**clone.environment, "HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    labels = pl.read_csv(clone.root / "labels.csv")
+    assert labels.height == 8
+    told = [
+        path.rsplit("/")[-1].startswith(label) for path, label in labels.select("path", "label").iter_rows()
+    ]
+    assert sum(told) >= 7
+    assert (clone.root / "reports/leaves/report.html").is_file()
+    photo = home / "new_leaves/cat20.png"
+    snippet = blocks("The model, from ten lines of plain onnxruntime", "python")[1]
+    snippet = snippet.replace("models/images", "models/leaves").replace("photo.jpg", str(photo))
+    label, probability = clone.run(sys.executable, "-c", snippet).stdout.split()
+    assert label == "cat"
+    assert float(probability) > 0.5
 
 
 def test_the_smallest_data_set_of_the_readme_composes(fresh_clone):
