@@ -20,7 +20,7 @@ help:  ## Print this help.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
 # What is installed. `make run EXTRAS=` builds the tables alone, in an environment without torch.
-EXTRAS ?= vision
+EXTRAS ?= vision ingest
 LOCKS := requirements.lock $(EXTRAS:%=locks/%.lock)
 
 env: $(STAMP)  ## Install the locked environment into .venv (bootstraps uv itself).
@@ -71,7 +71,7 @@ bench: env  ## Measure the claims of the README side by side.
 
 lock: env  ## Resolve the locks anew from pyproject.toml. They hold versions and hashes, no addresses.
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra data --extra dev pyproject.toml -o requirements.lock
-	for group in vision stream serve cloud; do uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra $$group --constraint requirements.lock pyproject.toml -o locks/$$group.lock; done
+	for group in vision ingest stream serve cloud; do uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra $$group --constraint requirements.lock pyproject.toml -o locks/$$group.lock; done
 
 clean:  ## Remove what the graph made (not the cache of DVC).
 	dvc list . --dvc-only --recursive | xargs -r rm -f
