@@ -1,0 +1,104 @@
+"""A load: from where, to where, how often the same row, and what if its shape changes."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from penstock.config.base import Scalar, View
+from penstock.config.loading.database import DatabaseSource
+from penstock.config.loading.destinations import Destination
+from penstock.config.loading.files import FilesSource
+from penstock.config.loading.kafka import KafkaSource
+from penstock.config.loading.monitoring import Monitor
+from penstock.config.loading.rest import RestSource
+from penstock.config.loading.steps import AfterStep, Input, Step
+from penstock.config.tables import Contract
+
+__all__ = ["Duration", "Evolution", "Incremental", "Load", "LoadSource", "Policy", "WriteMode", "duration"]
+
+LoadSource = Annotated[FilesSource | DatabaseSource | RestSource | KafkaSource, Field(discriminator="kind")]
+WriteMode = Literal["append", "replace", "merge", "scd2"]
+Policy = Literal["evolve", "freeze", "discard_row", "discard_value"]
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def duration(value: Any) -> Any:
+    """``"90s"``, ``"5m"``, ``"1h30m"``, ``"7d"`` or ``"2w"`` as a time span; anything else unchanged."""
+    if isinstance(value, str) and re.fullmatch(r"(\d+[smhdw])+", value):
+        return timedelta(
+            seconds=sum(int(n) * UNITS[unit] for n, unit in re.findall(r"(\d+)([smhdw])", value))
+        )
+    if value == 0:
+        return timedelta(0)
+    if not isinstance(value, timedelta):
+        raise ValueError(f"{value!r} is no time span; write 90s, 5m, 1h30m, 7d or 2w")  # noqa: TRY004  (pydantic catches it)
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(duration)]
+
+
+class Incremental(View):
+    """Which rows a load asks for, when the table has some already."""
+
+    cursor: str  # a column that grows: a number that counts up, or the time of the last change
+    initial: Scalar | None = None  # the first load begins here; without it, at the beginning
+    lag: Duration | Annotated[float, Field(ge=0)] = timedelta(
+        0
+    )  # rows may turn up so late: read again from cursor − lag
+    # No two rows have the same cursor and none comes late: rows are asked for that are strictly above.
+    strictly_increasing: bool = False
+
+
+class Evolution(View):
+    """What becomes of rows whose shape is not that of the table.
+
+    evolve: the table changes. freeze: the load fails, before anything is written. discard_row: the row goes to
+    quarantine. discard_value: the value is left out, and counted.
+    """
+
+    new_column: Policy = "evolve"
+    missing_column: Literal["evolve", "freeze"] = "evolve"  # evolve: its values are missing from now on
+    type_change: Policy = "discard_row"  # evolve: integer → number → text
+    columns: dict[str, Policy] = {}  # deviations, by column: what changes about it
+
+
+class Load(View):
+    """Everything that is chosen for one load."""
+
+    source: LoadSource
+    destination: Destination
+    write: WriteMode = "append"
+    keys: tuple[str, ...] = ()  # columns that together identify a row
+    incremental: Incremental | None = None
+    contract: Contract = Contract(max_quarantine_share=0.05)
+    evolution: Evolution = Evolution()
+    steps: tuple[Step, ...] = ()  # before it is stored
+    inputs: dict[str, Input] = {}  # tables that steps join with, by name
+    after: tuple[AfterStep, ...] = ()  # inside the warehouse, once it is stored
+    monitor: Monitor = Monitor()
+    batch_rows: Annotated[int, Field(ge=1)] = 100_000  # in memory at a time
+    commit_rows: Annotated[int, Field(ge=1)] = (
+        1_000_000  # stored at the latest after so many, where the source can go on from there
+    )
+
+    @model_validator(mode="after")
+    def _nothing_is_lost_or_doubled(self) -> Self:
+        if self.write in {"merge", "scd2"} and not self.keys:
+            raise ValueError(f"`write: {self.write}` needs `keys`, the columns that identify a row")
+        if self.incremental is not None:
+            if self.write == "replace":
+                raise ValueError("`write: replace` reads everything each time; it goes with no `incremental`")
+            if not self.keys and not self.incremental.strictly_increasing:
+                raise ValueError(
+                    "`incremental` reads rows at its boundary again and knows them by `keys`: name the columns that "
+                    "identify a row, or say `strictly_increasing: true` if no two rows have the same cursor and none is late"
+                )
+            if self.incremental.strictly_increasing and self.incremental.lag:
+                raise ValueError("`lag` is for rows that come late; with `strictly_increasing` none does")
+        return self

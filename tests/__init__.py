@@ -1,0 +1,1 @@
+"""Real data, real servers, fresh clones."""
