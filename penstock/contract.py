@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import NoReturn
 
 import polars as pl
 import polars.selectors as cs
@@ -31,9 +32,13 @@ __all__ = [
     "POLARS_TYPES",
     "QUARANTINE_SCHEMA",
     "Checked",
+    "as_json",
     "check",
     "complete",
+    "kind_of",
     "limit_quarantine",
+    "missing",
+    "refuse",
     "require_target",
     "typed",
 ]
@@ -167,6 +172,11 @@ def _inferred(series: pl.Series, source: str) -> Column:
             f"{source}: the column {series.name!r} has no value at all, so its type is not known",
             hint=f"leave it out: source.drop: [{series.name}], or give its type in contract.columns",
         )
+    return Column(type=kind_of(series), nullable=True)
+
+
+def kind_of(series: pl.Series) -> ColumnType:
+    """The narrowest type of a contract that every value has; text is looked into, other types are what they are."""
     kind = series.dtype
     native: list[tuple[bool, ColumnType]] = [
         (kind.is_integer(), "integer"),
@@ -177,8 +187,8 @@ def _inferred(series: pl.Series, source: str) -> Column:
     ]
     for fits, name in native:
         if fits:
-            return Column(type=name, nullable=True)
-    return Column(type=_kind_of_text(series.cast(pl.String).drop_nulls()), nullable=True)
+            return name
+    return _kind_of_text(series.cast(pl.String).drop_nulls())
 
 
 def _kind_of_text(values: pl.Series) -> ColumnType:
@@ -387,14 +397,15 @@ def check(
             "source": [source] * len(at) if isinstance(source, str) else source.gather(at),
             "position": at.cast(pl.Int64) + position if isinstance(position, int) else position.gather(at),
             "reason": reasons,
-            "row": _as_json(frame[at]),
+            "row": as_json(frame[at]),
         },
         schema=QUARANTINE_SCHEMA,
     )
     return Checked(casts.filter(~failed), bad, counts, (~failed).arg_true())
 
 
-def _as_json(rows: pl.DataFrame) -> pl.Series:
+def as_json(rows: pl.DataFrame) -> pl.Series:
+    """Each row as a JSON object, its values as text; shape (n_rows,)."""
     text = rows.select((~cs.nested()).cast(pl.String, strict=False), cs.nested()).select(rows.columns)
     return text.select(pl.struct(pl.all()).struct.json_encode()).to_series()
 
@@ -412,12 +423,12 @@ def _rules(frame: pl.DataFrame, casts: pl.DataFrame, columns: Mapping[str, Colum
             + pl.when(shown.str.len_chars() > SHOWN).then(pl.lit("…'")).otherwise(pl.lit("'"))
         )
         nulls = casts[name].null_count()
-        missing = _missing(raw, column.type, frame.schema[name])
+        absent = missing(raw, column.type, frame.schema[name])
         if nulls > frame[name].null_count():
             words = pl.lit(f"{name}: expected {column.type}") + found
-            rules.append(_Rule(f"{name}: {column.type}", value.is_null() & ~missing, words))
+            rules.append(_Rule(f"{name}: {column.type}", value.is_null() & ~absent, words))
         if nulls and not column.nullable:
-            rules.append(_Rule(f"{name}: missing", missing, pl.lit(f"{name}: expected a value, found none")))
+            rules.append(_Rule(f"{name}: missing", absent, pl.lit(f"{name}: expected a value, found none")))
         for bound, broken in _bounds(name, column):
             if not kept[f"{name}: {bound}"]:
                 rules.append(_Rule(f"{name}: {bound}", broken, pl.lit(f"{name}: expected {bound}") + found))
@@ -439,7 +450,14 @@ def _kept(casts: pl.DataFrame, columns: Mapping[str, Column]) -> dict[str, bool]
     return casts.select(**asked).row(0, named=True) if asked else {}
 
 
-def _missing(raw: pl.Expr, kind: ColumnType, found: pl.DataType) -> pl.Expr:
+def missing(raw: pl.Expr, kind: ColumnType, found: pl.DataType) -> pl.Expr:
+    """Where a value is missing, as opposed to there and unfit.
+
+    Args:
+        raw: The column as read.
+        kind: What it should be.
+        found: What it is.
+    """
     if found.is_float():
         return raw.is_nan() | raw.is_null()
     if isinstance(found, pl.String | pl.Categorical | pl.Enum) and kind != "text":
@@ -532,14 +550,42 @@ def limit_quarantine(
     share = bad.height / max(1, rows)
     if share <= allowed and bad.height < rows:
         return share
+    refuse(bad, reasons, rows=rows, rejected=bad.height, allowed=allowed, file=file, settings="conf/dataset/")
+
+
+def refuse(
+    bad: pl.DataFrame,
+    reasons: Mapping[str, int],
+    *,
+    rows: int,
+    rejected: int,
+    allowed: float,
+    file: Path,
+    settings: str,
+) -> NoReturn:
+    """Fail for too many rows in quarantine, naming what they have in common.
+
+    Args:
+        bad: The rows, or the first of them, as ``QUARANTINE_SCHEMA``.
+        reasons: How many of all broke each rule.
+        rows: All rows, good and bad.
+        rejected: All bad ones.
+        allowed: The largest share that is put up with.
+        file: Where they lie.
+        settings: Where the contract is.
+
+    Raises:
+        PenstockError: Always.
+    """
     worst = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:5]
     common = bad["reason"].value_counts().sort("count", "reason", descending=[True, False]).head(3)
     first = bad.row(0, named=True)
     raise PenstockError(
-        f"{bad.height} of {rows} rows ({share:.2%}) break the contract; max_quarantine_share allows {allowed:.2%}\n"
+        f"{rejected} of {rows} rows ({rejected / max(1, rows):.2%}) break the contract; "
+        f"max_quarantine_share allows {allowed:.2%}\n"
         + "\n".join(f"    {count} × {rule}" for rule, count in worst)
         + "\n  most often:\n"
         + "\n".join(f"    {count} × {reason}" for reason, count in common.iter_rows())
         + f"\n  first: row {first['position']} of {first['source']}: {first['reason']}",
-        hint=f"look into {file}; mend the source, or contract in conf/dataset/",
+        hint=f"look into {file}; mend the source, or contract in {settings}",
     )

@@ -179,6 +179,7 @@ __all__ = [
     "is_images",
     "load",
     "load_view",
+    "validated",
 ]
 
 PARAMS = Path("params.yaml")
@@ -248,7 +249,7 @@ def load(path: Path = PARAMS) -> Params:
     if isinstance(datasets, dict):
         # One by one, by kind: as a union, pydantic would complain of every kind that a data set is not.
         raw["datasets"] = {name: _dataset(str(name), item, path) for name, item in datasets.items()}
-    return _validated(Params, raw, path)
+    return validated(Params, raw, path)
 
 
 def load_view(view: type[AnyView], dataset: str, path: Path = PARAMS) -> AnyView:
@@ -271,7 +272,7 @@ def load_view(view: type[AnyView], dataset: str, path: Path = PARAMS) -> AnyView
         if "seed" not in raw:
             raise PenstockError(f"{path}: seed: missing", hint="set it in conf/config.yaml")
         chosen["seed"] = raw["seed"]
-    return _validated(view, chosen, path)
+    return validated(view, chosen, path)
 
 
 def is_images(dataset: str, path: Path = PARAMS) -> bool:
@@ -300,7 +301,7 @@ def _holds_pictures(raw: Any) -> bool:
 
 def _dataset(name: str, raw: Any, path: Path) -> Dataset | ImageDataset:
     kind: type[Dataset | ImageDataset] = ImageDataset if _holds_pictures(raw) else Dataset
-    return _validated(kind, raw, path, prefix=f"datasets.{name}.")
+    return validated(kind, raw, path, prefix=f"datasets.{name}.")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -317,15 +318,31 @@ def _read(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _validated(view: type[AnyView], raw: Any, path: Path, *, prefix: str = "") -> AnyView:
+def validated(
+    view: type[AnyView],
+    raw: Any,
+    path: Path,
+    *,
+    prefix: str = "",
+    hint: str = "mend it in conf/ and compose: `make params`, or `dvc exp run`",
+) -> AnyView:
+    """Check settings.
+
+    Args:
+        view: What they must be.
+        raw: As read.
+        path: The file to name in an error.
+        prefix: Of the keys in that file.
+        hint: What to do about an error.
+
+    Raises:
+        PenstockError: A key is misspelt or missing, or a value is wrong; all of them are named.
+    """
     try:
         return view.model_validate(raw)
     except ValidationError as error:
         lines = [_explained(item, view, prefix) for item in error.errors(include_url=False)]
-        raise PenstockError(
-            f"{path}: " + "; ".join(lines),
-            hint="mend it in conf/ and compose: `make params`, or `dvc exp run`",
-        ) from error
+        raise PenstockError(f"{path}: " + "; ".join(lines), hint=hint) from error
 
 
 def _explained(item: Any, view: type[View], prefix: str) -> str:

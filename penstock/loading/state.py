@@ -22,15 +22,19 @@ class State(View):
     """As of the last commit.
 
     Attributes:
+        name: Of the load that writes the table; another is refused.
         load: Number of that commit, from 1; what ``_load`` of its rows says.
         resume: Where the source goes on: ``Chunk.resume`` of the last chunk stored.
         cursor: The largest value of the cursor column so far: a number, or ISO 8601 text.
-        columns: What the table's columns are, by the words of a contract; without those of lineage.
+        columns: What the source's columns are, by the words of a contract.
+        absent: Those that the last run did not find.
         finished: Whether the source was read to its end.
     """
 
+    name: str = ""
     load: int = 0
     resume: dict[str, Any] = Field(default_factory=dict)
     cursor: int | float | str | None = None
     columns: dict[str, Column] = Field(default_factory=dict)
+    absent: tuple[str, ...] = ()
     finished: bool = False

@@ -64,7 +64,9 @@ class Evolution(View):
 
     new_column: Policy = "evolve"
     missing_column: Literal["evolve", "freeze"] = "evolve"  # evolve: its values are missing from now on
-    type_change: Policy = "discard_row"  # evolve: integer → number → text
+    # Of a value that is not of its column's type. auto: a column whose type was found, not declared, goes from
+    # integer to number; anything else is discard_row. evolve: integer → number → text, date → datetime → text.
+    type_change: Policy | Literal["auto"] = "auto"
     columns: dict[str, Policy] = {}  # deviations, by column: what changes about it
 
 
@@ -77,6 +79,8 @@ class Load(View):
     keys: tuple[str, ...] = ()  # columns that together identify a row
     incremental: Incremental | None = None
     contract: Contract = Contract(max_quarantine_share=0.05)
+    # So few rejected rows fail no load: of an increment of three, one bad row is a third.
+    tolerated_rejects: Annotated[int, Field(ge=0)] = 20
     evolution: Evolution = Evolution()
     steps: tuple[Step, ...] = ()  # before it is stored
     inputs: dict[str, Input] = {}  # tables that steps join with, by name
@@ -86,6 +90,16 @@ class Load(View):
     commit_rows: Annotated[int, Field(ge=1)] = (
         1_000_000  # stored at the latest after so many, where the source can go on from there
     )
+
+    @model_validator(mode="after")
+    def _unique_needs_the_table(self) -> Self:
+        named = [name for name, column in self.contract.columns.items() if column.unique]
+        if self.contract.unique or named:
+            raise ValueError(
+                "`contract.unique` would be asked of some rows at a time only; name the columns in `keys`, and a row "
+                "that repeats them is left out (append) or takes the place of the other (merge)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _nothing_is_lost_or_doubled(self) -> Self:
