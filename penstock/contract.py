@@ -548,9 +548,9 @@ def limit_quarantine(
         PenstockError: The share is above ``allowed``, or no row is good.
     """
     share = bad.height / max(1, rows)
-    if share <= allowed and bad.height < rows:
-        return share
-    refuse(bad, reasons, rows=rows, rejected=bad.height, allowed=allowed, file=file, settings="conf/dataset/")
+    if share > allowed or bad.height >= rows:
+        refuse(bad, reasons, rows=rows, rejected=bad.height, allowed=allowed, file=file, settings="conf/dataset/")
+    return share
 
 
 def refuse(

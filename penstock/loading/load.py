@@ -81,7 +81,7 @@ def run(
     folders: Folders,
     *,
     bounds: Bounds = Bounds(),
-    told: Told = lambda report: None,
+    told: Told | None = None,
     stopped: Callable[[], bool] = lambda: False,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Report:
@@ -102,7 +102,8 @@ def run(
     _check_bounds(load, bounds)
     report = Report(name=name, started=now())
     with _locked(name, folders.own), hiding():
-        told(report)
+        if told:
+            told(report)
         with open_table(load.destination) as table:
             state = table.state
             if state.name not in {"", name}:
@@ -158,7 +159,7 @@ class _Running:
     state: State
     report: Report
     bounds: Bounds
-    told: Told
+    told: Told | None
     stopped: Callable[[], bool]
     now: Callable[[], datetime]
     columns: dict[str, Column] = field(default_factory=dict)
@@ -412,7 +413,8 @@ class _Running:
         self.state = state
         self.staged = 0
         self.report = self._counted(done)
-        self.told(self.report)
+        if self.told:
+            self.told(self.report)
 
     def _plan(self) -> Plan:
         rule = self.load.incremental
