@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from penstock.reproduction import Difference, first_difference
+from penstock.reproduction import TOLERANCE, Difference, arrived, exact, first_difference
 
 ROOT = Path(__file__).parents[2]
 LOCK = yaml.safe_load((ROOT / "dvc.lock").read_text())
@@ -79,3 +81,56 @@ def test_no_output_in_git_holds_a_time_a_commit_or_a_path_of_a_machine():
             assert not commit.search(text), file
             assert str(ROOT) not in text, file
             assert str(Path.home()) not in text, file
+
+
+def test_of_networks_figures_are_compared_and_of_all_else_hashes():
+    held = set(exact(LOCK["stages"]))
+    assert {"train@churn", "ingest@images", "images_split@images"} <= held
+    assert not held & {"images_finetune@images", "images_export@images", "images_report@images"}
+
+
+@pytest.fixture
+def built(tmp_path):
+    """A committed repository of nothing but what a comparison reads, and what was built in it since."""
+    for path in ("dvc.lock", "reports/images/evaluation.json"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes((ROOT / path).read_bytes())
+    for command in (
+        ["init", "-q"],
+        ["add", "-A"],
+        ["-c", "user.name=x", "-c", "user.email=x@localhost", "commit", "-qm", "built"],
+    ):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+def _top1(root, phase, change):
+    path = root / "reports/images/evaluation.json"
+    figures = json.loads(path.read_text())
+    figures[phase]["top1"] += change
+    path.write_text(json.dumps(figures))
+
+
+def test_another_machine_arrives_if_its_networks_are_as_good(built):
+    made = copy.deepcopy(LOCK)
+    made["stages"]["images_finetune@images"]["outs"][0]["md5"] = "0" * 32
+    (built / "dvc.lock").write_text(yaml.safe_dump(made))
+    _top1(built, "finetune", 0.9 * TOLERANCE)
+    assert arrived(built) is None
+
+
+@pytest.mark.parametrize("phase", ["head", "finetune", "scratch"])
+def test_another_machine_does_not_arrive_if_a_network_is_worse(built, phase):
+    _top1(built, phase, -1.1 * TOLERANCE)
+    difference = arrived(built)
+    assert difference is not None
+    assert difference.what == f"reports/images/evaluation.json: {phase}.top1"
+
+
+def test_no_machine_arrives_with_another_table(built):
+    made = copy.deepcopy(LOCK)
+    made["stages"]["train@churn"]["outs"][0]["md5"] = "0" * 32
+    (built / "dvc.lock").write_text(yaml.safe_dump(made))
+    difference = arrived(built)
+    assert difference is not None
+    assert difference.stage == "train@churn"
