@@ -549,7 +549,9 @@ def limit_quarantine(
     """
     share = bad.height / max(1, rows)
     if share > allowed or bad.height >= rows:
-        refuse(bad, reasons, rows=rows, rejected=bad.height, allowed=allowed, file=file, settings="conf/dataset/")
+        refuse(
+            bad, reasons, rows=rows, rejected=bad.height, allowed=allowed, file=file, settings="conf/dataset/"
+        )
     return share
 
 
