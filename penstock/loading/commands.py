@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
-from penstock.console import say
-from penstock.errors import PenstockError
-
 if TYPE_CHECKING:
-    from penstock.loading.report import Report
+    pass
 
 __all__ = ["ingest"]
 

@@ -1,0 +1,64 @@
+"""Whatever is loaded in whatever mode, a table holds what an oracle of plain dictionaries holds."""
+
+from __future__ import annotations
+
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from penstock.config.loading import ParquetDestination
+from penstock.loading.destinations import open_table
+from tests.penstock.loading.destinations.conftest import MOMENT, Oracle, plan_of, rows_of, shown, state_of
+
+ROW = st.tuples(
+    st.one_of(st.none(), st.integers(0, 5)),
+    st.sampled_from(["a", "b/c=d", None]),
+    st.sampled_from([1.0, 2.5, None]),
+    st.integers(0, 6),
+)
+LOADS = st.lists(st.lists(st.lists(ROW, max_size=6), max_size=3), max_size=4)
+MODES = [
+    ("append", (), None),
+    ("append", ("id",), None),
+    ("replace", (), None),
+    ("merge", ("id",), None),
+    ("merge", ("id", "part"), "at"),
+    ("scd2", ("id",), None),
+    ("scd2", ("id",), "at"),
+]
+
+
+def parquet(folder, **others):
+    return ParquetDestination(kind="parquet", path=f"{folder}/orders", file_rows=3, **others)
+
+
+KINDS = {"parquet": parquet, "parquet in parts": lambda folder: parquet(folder, partition_by=("part",))}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("write", "keys", "order"), MODES)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(loads=LOADS)
+def test_any_loads_give_what_the_oracle_gives(kind, write, keys, order, loads):
+    with tempfile.TemporaryDirectory() as folder:
+        destination = KINDS[kind](folder)
+        oracle = Oracle(write, keys, order)
+        for number, chunks in enumerate(loads, start=1):
+            frames = [rows_of(chunk, number) for chunk in chunks]
+            moment = MOMENT + timedelta(days=30 + number)
+            with open_table(destination) as table:
+                assert table.state.load == number - 1
+                for frame in frames:
+                    table.stage(frame)
+                done = table.commit(state_of(number), plan_of(write, keys, order, moment))
+            expected = oracle.load(frames, moment)
+            with open_table(destination) as table:
+                found = table.scan().collect().to_dicts()
+            assert shown(found) == oracle.shown()
+            assert (done.added, done.updated, done.unchanged) == expected
+            assert done.rows == len(oracle.rows)
+        assert not list(Path(folder).rglob("*staging*"))
