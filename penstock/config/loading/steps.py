@@ -32,10 +32,11 @@ class Input(View):
 
 
 class AfterStep(View):
-    """A table or view made inside the warehouse once the load is in."""
+    """A table or view made anew inside the warehouse after each load, by a query in the warehouse's own SQL."""
 
-    table: str
+    table: str  # name, or schema.name
     query: str
+    kind: Literal["table", "view"] = "table"
 
 
 Step = Annotated[SqlStep | FilterStep, Field(discriminator="op")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from datetime import timedelta
 from pathlib import Path
@@ -10,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from penstock.config.loading import ParquetDestination
+from penstock.config.loading import DuckDBDestination, ParquetDestination, PostgresDestination
 from penstock.loading.destinations import open_table
 from tests.penstock.loading.destinations.conftest import MOMENT, Oracle, plan_of, rows_of, shown, state_of
+from tests.servers.postgres import postgres
 
 ROW = st.tuples(
     st.one_of(st.none(), st.integers(0, 5)),
@@ -36,16 +38,50 @@ def parquet(folder, **others):
     return ParquetDestination(kind="parquet", path=f"{folder}/orders", file_rows=3, **others)
 
 
-KINDS = {"parquet": parquet, "parquet in parts": lambda folder: parquet(folder, partition_by=("part",))}
+def duckdb(folder):
+    return DuckDBDestination(kind="duckdb", path=f"{folder}/warehouse.duckdb", table="odd schema.Orders")
+
+
+# Examples for each mode: a transaction of a database takes longer than a file.
+KINDS = {
+    "duckdb": (duckdb, 12),
+    "parquet": (parquet, 40),
+    "parquet in parts": (lambda folder: parquet(folder, partition_by=("part",)), 40),
+    "postgres": (None, 12),
+}
+
+
+@pytest.fixture(scope="session")
+def server():
+    with postgres() as at:
+        yield at
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("write", "keys", "order"), MODES)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(loads=LOADS)
-def test_any_loads_give_what_the_oracle_gives(kind, write, keys, order, loads):
+def test_any_loads_give_what_the_oracle_gives(request, monkeypatch, kind, write, keys, order):
+    make, examples = KINDS[kind]
+    if make is None:
+        at = request.getfixturevalue("server")
+        monkeypatch.setenv("PG_PASSWORD", at["password"])
+        url = f"postgresql://{at['user']}:${{secret:PG_PASSWORD}}@{at['host']}:{at['port']}/{at['dbname']}"
+        numbers = itertools.count()
+
+        def make(_):
+            table = f"odd schema.{write} {len(keys)} {order} {next(numbers)}"
+            return PostgresDestination(kind="postgres", url=url, table=table)
+
+    @settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(loads=LOADS)
+    def check(loads):
+        _check(make, write, keys, order, loads)
+
+    check()
+
+
+def _check(make, write, keys, order, loads):
     with tempfile.TemporaryDirectory() as folder:
-        destination = KINDS[kind](folder)
+        destination = make(folder)
         oracle = Oracle(write, keys, order)
         for number, chunks in enumerate(loads, start=1):
             frames = [rows_of(chunk, number) for chunk in chunks]
