@@ -33,7 +33,8 @@ class DeltaDestination(View):
     kind: Literal["delta"]
     path: str
     partition_by: tuple[str, ...] = ()
-    options: dict[str, str] = {}  # storage options of deltalake
+    options: dict[str, str] = {}  # storage options of deltalake, for an object store
+    fsspec: dict[str, str | int | bool] = {}  # and the same in fsspec's words
 
 
 class DuckDBDestination(View):

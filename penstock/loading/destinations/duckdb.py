@@ -62,7 +62,7 @@ class DuckDBTable(SqlTable):
     def _copy(self, frame: pl.DataFrame) -> None:
         self.database.register("_penstock_frame", frame.to_arrow())
         try:
-            self._execute(f"INSERT INTO {STAGE} SELECT * FROM _penstock_frame")
+            self._execute(f"INSERT INTO {STAGE} SELECT * FROM _penstock_frame")  # noqa: S608  (names of ours)
         finally:
             self.database.unregister("_penstock_frame")
 

@@ -75,7 +75,7 @@ class PostgresTable(SqlTable):
     def _copy(self, frame: pl.DataFrame) -> None:
         # As CSV, nothing between two separators is null and "" is empty text; bytes are written as \x….
         plain = frame.with_columns(
-            pl.concat_str(pl.lit("\\x"), pl.col(name).bin.encode("hex"))
+            pl.concat_str(pl.lit("\\x"), pl.col(name).bin.encode("hex")).alias(name)
             for name, kind in frame.schema.items()
             if kind == pl.Binary
         )

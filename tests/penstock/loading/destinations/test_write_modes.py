@@ -11,7 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from penstock.config.loading import DuckDBDestination, ParquetDestination, PostgresDestination
+from penstock.config.loading import (
+    DeltaDestination,
+    DuckDBDestination,
+    ParquetDestination,
+    PostgresDestination,
+)
 from penstock.loading.destinations import open_table
 from tests.penstock.loading.destinations.conftest import MOMENT, Oracle, plan_of, rows_of, shown, state_of
 from tests.servers.postgres import postgres
@@ -42,8 +47,13 @@ def duckdb(folder):
     return DuckDBDestination(kind="duckdb", path=f"{folder}/warehouse.duckdb", table="odd schema.Orders")
 
 
+def delta(folder):
+    return DeltaDestination(kind="delta", path=f"{folder}/orders")
+
+
 # Examples for each mode: a transaction of a database takes longer than a file.
 KINDS = {
+    "delta": (delta, 8),
     "duckdb": (duckdb, 12),
     "parquet": (parquet, 40),
     "parquet in parts": (lambda folder: parquet(folder, partition_by=("part",)), 40),
