@@ -22,10 +22,11 @@ from penstock.config import Column
 from penstock.config.loading import Load
 from penstock.contract import QUARANTINE_SCHEMA
 from penstock.errors import PenstockError
-from penstock.loading import evolution, steps
+from penstock.loading import evolution
 from penstock.loading.destinations import Committed, Plan, Table, open_table
 from penstock.loading.report import Change, Report
 from penstock.loading.state import LOAD, POSITION, SOURCE, State
+from penstock.loading.steps import Transformation
 from penstock.sources.chunks import Chunk, Window
 from penstock.sources.reading import chunks
 from penstock.sources.secrets import hidden, hiding
@@ -179,8 +180,7 @@ class _Running:
         self.rejects.clear_beyond(self.state.load)
         self.spill = self.folders.own / "spill"
         shutil.rmtree(self.spill, ignore_errors=True)
-        self.rowwise = steps.rowwise(self.load.steps)
-        self.inputs = self.load.inputs
+        self.steps = Transformation(self.load.steps, self.load.inputs)
         try:
             self._read()
         except BaseException:
@@ -213,7 +213,7 @@ class _Running:
 
     @property
     def _may_stop_early(self) -> bool:
-        return self.load.write != "replace" and self.rowwise
+        return self.load.write != "replace" and self.steps.rowwise
 
     def _window(self) -> Window:
         rule = self.load.incremental
@@ -311,12 +311,12 @@ class _Running:
             pl.lit(self.state.load + 1, dtype=pl.Int64).alias(LOAD),
         )
         filtered = 0
-        if self.rowwise and load.steps:
-            stepped = steps.apply(rows, load.steps, self.inputs)
+        if self.steps.each:
+            stepped = self.steps.apply(rows)
             self.rejects.add(stepped.bad)
             reasons = _summed(reasons, stepped.reasons)
             filtered, rows = stepped.filtered, stepped.frame
-        if self.rowwise:
+        if self.steps.rowwise:
             if rows.height:
                 self.table.stage(rows)
         else:
@@ -351,21 +351,11 @@ class _Running:
         rows.write_parquet(self.spill / f"{len(list(self.spill.iterdir())):08d}.parquet", compression="lz4")
 
     def _whole_steps(self) -> None:
-        if self.rowwise or not self.spill.is_dir():
+        if self.steps.rowwise or not self.spill.is_dir():
             return
+        # A row made of many has no source and position of its own, but it knows its load.
         number = pl.lit(self.state.load + 1, dtype=pl.Int64).alias(LOAD)
-        rows = pl.scan_parquet(self.spill / "*.parquet", missing_columns="insert", extra_columns="ignore")
-        stepped = steps.apply_whole(
-            rows, self.load.steps, self.inputs, lambda frame: self.table.stage(frame.with_columns(number))
-        )
-        self.rejects.add(stepped.bad)
-        self.report = self.report.model_copy(
-            update={
-                "quarantined": self.rejects.total,
-                "filtered": self.report.filtered + stepped.filtered,
-                "reasons": _summed(self.report.reasons, stepped.reasons),
-            }
-        )
+        self.steps.apply_whole(self.spill, lambda frame: self.table.stage(frame.with_columns(number)))
 
     # --- the end ------------------------------------------------------------------------------------
 
@@ -539,7 +529,7 @@ def _before(cursor: Cursor, lag: timedelta | float, name: str) -> Cursor:
         # A part of a day may be all that a row is late by.
         return cursor - timedelta(days=-(-lag // timedelta(days=1)))
     if isinstance(cursor, int | float) and not isinstance(lag, timedelta):
-        return cursor - lag
+        return cursor - (int(lag) if lag == int(lag) else lag)
     raise PenstockError(
         f"incremental.lag: {lag} cannot be taken from {name!r}, which is {cursor!r}",
         hint="write a time span for a time (1h, 7d), and a number for a number",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date
 from typing import Any
 
 import polars as pl
@@ -29,8 +29,8 @@ class Window:
 
     resume: dict[str, Any] = field(default_factory=dict)
     cursor: str | None = None
-    since: int | float | str | datetime | None = None
-    until: int | float | str | datetime | None = None
+    since: int | float | str | date | None = None
+    until: int | float | str | date | None = None
     exclusive: bool = False
     batch_rows: int = 100_000
 

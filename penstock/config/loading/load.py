@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -15,30 +14,15 @@ from penstock.config.loading.files import FilesSource
 from penstock.config.loading.kafka import KafkaSource
 from penstock.config.loading.monitoring import Monitor
 from penstock.config.loading.rest import RestSource
+from penstock.config.loading.spans import duration
 from penstock.config.loading.steps import AfterStep, Input, Step
 from penstock.config.tables import Contract
 
-__all__ = ["Duration", "Evolution", "Incremental", "Load", "LoadSource", "Policy", "WriteMode", "duration"]
+__all__ = ["Duration", "Evolution", "Incremental", "Load", "LoadSource", "Policy", "WriteMode"]
 
 LoadSource = Annotated[FilesSource | DatabaseSource | RestSource | KafkaSource, Field(discriminator="kind")]
 WriteMode = Literal["append", "replace", "merge", "scd2"]
 Policy = Literal["evolve", "freeze", "discard_row", "discard_value"]
-
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-
-
-def duration(value: Any) -> Any:
-    """``"90s"``, ``"5m"``, ``"1h30m"``, ``"7d"`` or ``"2w"`` as a time span; anything else unchanged."""
-    if isinstance(value, str) and re.fullmatch(r"(\d+[smhdw])+", value):
-        return timedelta(
-            seconds=sum(int(n) * UNITS[unit] for n, unit in re.findall(r"(\d+)([smhdw])", value))
-        )
-    if value == 0:
-        return timedelta(0)
-    if not isinstance(value, timedelta):
-        raise ValueError(f"{value!r} is no time span; write 90s, 5m, 1h30m, 7d or 2w")  # noqa: TRY004  (pydantic catches it)
-    return value
-
 
 Duration = Annotated[timedelta, BeforeValidator(duration)]
 

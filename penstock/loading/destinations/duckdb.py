@@ -80,7 +80,8 @@ class DuckDBTable(SqlTable):
     def scan(self) -> pl.LazyFrame:
         if not self._columns:
             return pl.LazyFrame()
-        return self.database.sql(f"SELECT * FROM {self.target}").pl().lazy()  # noqa: S608  (quoted)
+        rows: pl.DataFrame = self.database.sql(f"SELECT * FROM {self.target}").pl()  # noqa: S608  (quoted)
+        return rows.lazy()
 
     def compact(self) -> int:
         """Write what is in the log into the file itself."""

@@ -7,7 +7,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from penstock.errors import PenstockError
 from penstock.sources.secrets import revealed
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Place", "place"]
 
-COMPRESSION = "zstd"
+COMPRESSION: Literal["zstd"] = "zstd"
 
 
 class Place(ABC):
