@@ -17,7 +17,7 @@ import math
 import queue
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -35,8 +35,8 @@ from penstock.sources.secrets import hiding, revealed
 
 __all__ = ["read_database"]
 
-# Chunks of one partition that wait for their turn.
-AHEAD = 2
+# Frames of one part that wait for their turn.
+AHEAD = 1
 PATIENCE = 0.1  # seconds between looks at whether a waiting thread should end
 
 
@@ -59,12 +59,13 @@ def read_database(source: DatabaseSource, window: Window) -> Iterator[Chunk]:
         asked = _asked(database, source, window)
         if source.partitions > 1 and asked.partition is not None:
             with database.twins(source.partitions) as twins:
-                yield from _good(asked, window, _at_once(asked, window, twins), boundary=False)
+                frames = _by_turns(_parted(asked, window, twins), window.batch_rows)
+                position = yield from _good(asked, frames, boundary=False)
         else:
-            frames = database.batches(_select(asked, window), window.batch_rows)
-            yield from _good(asked, window, frames, boundary=asked.cursor is not None)
+            frames = _by_turns([(database, _select(asked, window))], window.batch_rows)
+            position = yield from _good(asked, frames, boundary=asked.cursor is not None)
         if asked.cursor is not None:
-            yield from _without_cursor(asked, asked.cursor, window.batch_rows)
+            yield from _without_cursor(asked, asked.cursor, window.batch_rows, position)
 
 
 def _opened(url: str) -> Database:
@@ -254,22 +255,20 @@ def _fitting(bound: Bound, cursor: Field) -> Bound:
 # --- chunks -----------------------------------------------------------------------------------------
 
 
-def _good(
-    asked: _Asked, window: Window, frames: Iterator[pl.DataFrame], *, boundary: bool
-) -> Iterator[Chunk]:
+def _good(asked: _Asked, frames: Iterator[pl.DataFrame], *, boundary: bool) -> Generator[Chunk, None, int]:
     position = 0
     for frame in frames:
         done = position + frame.height
         remaining = None if asked.rows is None else max(0, asked.rows - done)
         yield Chunk(frame, asked.label, position, boundary=boundary, remaining=remaining)
         position = done
+    return position
 
 
-def _without_cursor(asked: _Asked, cursor: Field, rows: int) -> Iterator[Chunk]:
+def _without_cursor(asked: _Asked, cursor: Field, rows: int, position: int) -> Iterator[Chunk]:
     """Rows that no bound finds, as broken ones."""
     condition = f"{asked.database.column(cursor)} IS NULL"
     select = Select(f"SELECT {_list(asked)} FROM {asked.relation} WHERE {condition}", asked.fields)
-    position = 0
     for frame in asked.database.batches(select, rows):
         as_json = pl.struct((~cs.nested()).cast(pl.String)).struct.json_encode()
         broken = frame.select(
@@ -289,18 +288,16 @@ def _without_cursor(asked: _Asked, cursor: Field, rows: int) -> Iterator[Chunk]:
         position += frame.height
 
 
-# --- several connections at once --------------------------------------------------------------------
+# --- in other threads -------------------------------------------------------------------------------
 
 
-def _at_once(asked: _Asked, window: Window, twins: Sequence[Database]) -> Iterator[pl.DataFrame]:
-    """Frames of every range of the partition column by turns, each range read by its own thread."""
+def _parted(asked: _Asked, window: Window, twins: Sequence[Database]) -> list[tuple[Database, Select]]:
+    """Who reads which range of the partition column."""
     assert asked.partition is not None
     found = asked.database.extremes(asked.relation, asked.partition) if twins else None
     conditions = [None] if found is None else _ranges(asked, *found, len(twins))
-    if len(conditions) == 1:
-        return asked.database.batches(_select(asked, window, conditions[0]), window.batch_rows)
-    selects = [_select(asked, window, condition) for condition in conditions]
-    return _by_turns(list(zip(twins, selects, strict=False)), window.batch_rows)
+    readers = twins or [asked.database]
+    return [(reader, _select(asked, window, only)) for reader, only in zip(readers, conditions, strict=False)]
 
 
 def _ranges(asked: _Asked, least: Bound, largest: Bound, count: int) -> list[str | None]:
@@ -330,7 +327,10 @@ _Item = pl.DataFrame | BaseException | None
 
 
 def _by_turns(parts: Sequence[tuple[Database, Select]], rows: int) -> Iterator[pl.DataFrame]:
-    """A frame of each part in turn: the order hangs on the rows alone, and every thread has work."""
+    """A frame of each part in turn: the order hangs on the rows alone, and every thread has work.
+
+    One part too is read by another thread: the next frame comes while the last is worked on.
+    """
     ends = threading.Event()
     queues: list[queue.Queue[_Item]] = [queue.Queue(AHEAD) for _ in parts]
 

@@ -106,6 +106,7 @@ class DuckDB(Database):
 
     def tables(self) -> list[str]:
         with self._telling():
+            self._connection.rollback()  # an error has ended the transaction
             rows = self._connection.execute(
                 "SELECT CASE table_schema WHEN 'main' THEN table_name ELSE table_schema || '.' || table_name END"
                 " FROM information_schema.tables"

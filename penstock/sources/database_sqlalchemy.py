@@ -115,7 +115,10 @@ class Server(Database):
             raise wrong(self.name, described(error).split(" (Background")[0]) from error
 
     def quoted(self, name: str) -> str:
-        return str(self._engine.dialect.identifier_preparer.quote_identifier(name))
+        # Not quote_identifier: it doubles the percent signs, which text() does as well.
+        preparer = self._engine.dialect.identifier_preparer
+        opening, closing = preparer.initial_quote, preparer.final_quote
+        return f"{opening}{name.replace(closing, closing * 2)}{closing}"
 
     def _execute(self, sql: str, parameters: Sequence[Bound] = ()) -> Any:
         # A colon of a query is its own; those of parameters are put in afterwards.
