@@ -82,7 +82,7 @@ def settle(
         frame, columns, declared, evolution, changes, first=first, source=source
     )
     frame = _missing_columns(frame, columns, evolution, source=source)
-    return Settled(frame.select(columns), columns, tuple(changes), dropped, unwanted, reasons)
+    return Settled(frame.select(*columns), columns, tuple(changes), dropped, unwanted, reasons)
 
 
 def kept(settled: Settled, rows: pl.Series) -> Settled:

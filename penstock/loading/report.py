@@ -28,7 +28,7 @@ class Report(View):
     name: str
     started: datetime
     ended: datetime | None = None
-    outcome: Literal["running", "done", "failed"] = "running"
+    outcome: Literal["running", "done", "failed", "killed"] = "running"
     error: str | None = None  # without secrets
     read: int = 0  # rows that the source gave, those that could not be read as rows included
     quarantined: int = 0

@@ -184,7 +184,7 @@ class Transformation:
             database.execute("SET enable_external_access = false")
             database.execute("SET lock_configuration = true")
             try:
-                reader: Any = database.execute(step.query).to_arrow_reader(BATCH_ROWS)
+                reader: Any = database.sql(step.query).to_arrow_reader(BATCH_ROWS)
                 empty = pl.DataFrame(reader.schema.empty_table())
                 (folder / "out").mkdir()
                 empty.write_parquet(folder / "out/00000000.parquet")
