@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import polars as pl
 
 from penstock.errors import PenstockError
 
-__all__ = ["SEPARATOR", "as_json_text", "flat", "tabled"]
+__all__ = ["SEPARATOR", "as_json_text", "fields_of", "flat", "tabled"]
 
 SEPARATOR = "__"
 INT64 = range(-(2**63), 2**63)
@@ -100,9 +101,15 @@ def tabled(records: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     Raises:
         PenstockError: A record has two values for one column, as in ``{"a": {"b": 1}, "a__b": 2}``.
     """
-    columns: dict[str, list[Any]] = {}
+    height = len(records)
+    columns = _plain(records)
+    if columns is not None:
+        return pl.DataFrame(
+            [_series(name, values) for name, values in columns.items()] or None, height=height
+        )
+    columns = {}
     for number, record in enumerate(records):
-        for name, value in _fields(record, ""):
+        for name, value in fields_of(record):
             values = columns.get(name)
             if values is None:
                 columns[name] = values = []
@@ -111,7 +118,6 @@ def tabled(records: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
             elif len(values) > number:
                 raise _twice(name)
             values.append(value)
-    height = len(records)
     series = []
     for name, values in columns.items():
         values.extend([None] * (height - len(values)))
@@ -119,10 +125,22 @@ def tabled(records: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     return pl.DataFrame(series or None, height=height)
 
 
-def _fields(record: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def _plain(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]] | None:
+    """The columns of records that have nothing nested in them; None if any has. It is the quicker way."""
+    columns = {}
+    for name in dict.fromkeys(chain.from_iterable(records)):
+        values = [record.get(name) for record in records]
+        if any(issubclass(kind, list | tuple | Mapping) for kind in set(map(type, values))):
+            return None
+        columns[name] = values
+    return columns
+
+
+def fields_of(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """What a record says, by the names of columns."""
     for key, value in record.items():
         if isinstance(value, Mapping) and value:
-            yield from _fields(value, f"{prefix}{key}{SEPARATOR}")
+            yield from fields_of(value, f"{prefix}{key}{SEPARATOR}")
         elif isinstance(value, list | tuple | Mapping):
             yield f"{prefix}{key}", as_json_text(value)
         else:
