@@ -285,8 +285,6 @@ def _fast(content: bytes, shape: _Shape) -> _Block | None:
     if not cut:
         return None
     block = content[:cut]
-    if block.startswith((b"\n", b"\r\n")) or b"\n\n" in block or b"\n\r\n" in block:
-        return None
     if b"\r" in block and block.count(b"\r") != block.count(b"\r\n"):
         return None
     data = np.frombuffer(block, np.uint8)

@@ -24,6 +24,7 @@ from penstock.config.loading import FilesSource
 from penstock.config.loading.files import FileFormat
 from penstock.errors import PenstockError
 from penstock.sources.chunks import Chunk, Window
+from penstock.sources.streamed_ahead import ahead
 from penstock.sources.streamed_pieces import Piece, Progress, quarantined
 from penstock.sources.streamed_places import (
     READ_ERRORS,
@@ -76,6 +77,10 @@ def read_files(source: FilesSource, window: Window) -> Iterator[Chunk]:
     Raises:
         PenstockError: A file is not there, cannot be read, is damaged, or has changed other than by growing.
     """
+    return ahead(_chunks(source, window))
+
+
+def _chunks(source: FilesSource, window: Window) -> Iterator[Chunk]:
     places = listed(source)
     memory = Memory.of(window.resume, [place.name for place in places])
     window = _begun(window, memory)
