@@ -24,6 +24,8 @@ from penstock.config.loading import FilesSource
 from penstock.config.loading.files import FileFormat
 from penstock.errors import PenstockError
 from penstock.sources.chunks import Chunk, Window
+from penstock.sources.secrets import hidden
+from penstock.sources.streamed_ahead import ahead
 from penstock.sources.streamed_pieces import Piece, Progress, quarantined
 from penstock.sources.streamed_places import (
     READ_ERRORS,
@@ -33,6 +35,7 @@ from penstock.sources.streamed_places import (
     opened,
     streamed,
     suffix_of,
+    unreachable,
 )
 from penstock.sources.streamed_resume import Memory, Record
 
@@ -60,6 +63,8 @@ SUFFIXES: dict[str, FileFormat] = {
 IN_LINES = {"csv", "jsonl"}
 WITH_TYPES = {"parquet", "arrow", "excel"}
 TOGETHER = 1000  # files in one chunk
+# A chunk is ready from the one share of `batch_rows` on, and has at most the other if it is of several pieces.
+FULL, FULLEST = 0.75, 1.25
 ENDS = 1024  # bytes at either end of a file by which it is known again
 
 
@@ -76,6 +81,10 @@ def read_files(source: FilesSource, window: Window) -> Iterator[Chunk]:
     Raises:
         PenstockError: A file is not there, cannot be read, is damaged, or has changed other than by growing.
     """
+    return ahead(_chunks(source, window))
+
+
+def _chunks(source: FilesSource, window: Window) -> Iterator[Chunk]:
     places = listed(source)
     memory = Memory.of(window.resume, [place.name for place in places])
     window = _begun(window, memory)
@@ -85,8 +94,8 @@ def read_files(source: FilesSource, window: Window) -> Iterator[Chunk]:
         record = memory.files.get(place.name)
         if record is not None and record.done and _same(record, place, form):
             continue
-        for piece, ended in _pieces(place, form, source, window, record):
-            yield from waiting.add(place, piece, ended=ended)
+        for piece in _pieces(place, form, source, window, record):
+            yield from waiting.add(place, piece)
     yield from waiting.flush()
     if memory.since is not None:
         memory.since = None
@@ -128,8 +137,8 @@ def _format(place: Place, source: FilesSource) -> FileFormat:
 
 def _pieces(
     place: Place, form: FileFormat, source: FilesSource, window: Window, record: Record | None
-) -> Iterator[tuple[Piece, bool]]:
-    """What is new in a file; the last piece is one without rows, and is told to be the last."""
+) -> Iterator[Piece]:
+    """What is new in a file; the last piece, which may have no rows, says that it is."""
     start = Progress()
     if record is not None:
         if form in IN_LINES or _same(record, place, form):
@@ -146,15 +155,23 @@ def _pieces(
         with ExitStack() as stack:
             for piece in _read(place, form, source, start, window.batch_rows, stack):
                 progress = piece.progress
-                yield piece, False
+                yield piece
+                if piece.last:
+                    return
             if form not in IN_LINES:
                 progress = replace(progress, digest=_digest(place))
     except READ_ERRORS as error:
         raise PenstockError(
-            f"{place.name}: cannot be read to its end: {first_line(error)}, after row {progress.rows}",
+            f"{place.name}: cannot be read to its end: {hidden(first_line(error))}, after row {progress.rows}",
             hint="it is cut short or damaged; fetch it again",
         ) from error
-    yield Piece(pl.DataFrame(), progress, progress.rows), True
+    except PenstockError:
+        raise
+    except Exception as error:
+        if place.is_here:
+            raise
+        raise unreachable(place.name, error) from error  # each client has its own
+    yield Piece(pl.DataFrame(), progress, progress.rows, last=True)
 
 
 def _changed(place: Place) -> PenstockError:
@@ -229,22 +246,23 @@ class _Waiting:
     inside: bool = False  # whether the present file is not at its end
     news: bool = False  # whether there is anything to remember
 
-    def add(self, place: Place, piece: Piece, *, ended: bool) -> Iterator[Chunk]:
+    def add(self, place: Place, piece: Piece) -> Iterator[Chunk]:
         """Take a piece; the chunks that are ready."""
         frame, position, left = _within(piece, self.window, place.name)
         self.left |= left
         if frame.height:
-            if self.schema not in (None, frame.schema):
+            full = self.rows + frame.height > FULLEST * self.window.batch_rows
+            if self.schema is not None and (full or self.schema != frame.schema):
                 yield from self.flush()
             self.schema = frame.schema
-        if frame.width or piece.broken:
+        if frame.height or frame.width or piece.broken:
             self.pieces.append((place.name, replace(piece, frame=frame, position=position)))
             self.rows += frame.height + len(piece.broken)
-        if ended or self.window.until is None:
-            self._remember(place, piece.progress, ended=ended)
-        self.inside = not ended
-        self.files += ended
-        if self.rows >= self.window.batch_rows or self.files >= TOGETHER:
+        if piece.last or self.window.until is None:
+            self._remember(place, piece.progress, ended=piece.last)
+        self.inside = not piece.last
+        self.files += piece.last
+        if self.rows >= FULL * self.window.batch_rows or self.files >= TOGETHER:
             yield from self.flush()
 
     def _remember(self, place: Place, progress: Progress, *, ended: bool) -> None:
@@ -273,9 +291,10 @@ class _Waiting:
         frame = filled[0][1].frame if filled else pl.DataFrame()
         if len(filled) > 1:
             frame = pl.concat([piece.frame for _, piece in filled], rechunk=False)
-            source = pl.concat(
-                [pl.Series([name]).new_from_index(0, piece.frame.height) for name, piece in filled]
-            )
+            if any(name != source for name, _ in filled):
+                source = pl.concat(
+                    [pl.Series([name]).new_from_index(0, piece.frame.height) for name, piece in filled]
+                )
             position = pl.concat([_numbers(piece) for _, piece in filled])
         return Chunk(frame, source, position, broken, reasons, boundary, self.memory.resume())
 
