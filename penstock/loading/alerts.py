@@ -137,7 +137,7 @@ def volume_deviation(rows: int, before: Sequence[int]) -> float:
     """
     median = statistics.median(before)
     spread = MAD_TO_SIGMA * statistics.median([abs(count - median) for count in before])
-    return (rows - median) / max(spread, median**0.5, 0.01 * median, 1.0)
+    return float((rows - median) / max(spread, median**0.5, 0.01 * median, 1.0))
 
 
 def _shown(span: Any) -> str:

@@ -131,7 +131,7 @@ def exposition(root: Path = Path(), now: Now = lambda: datetime.now(UTC)) -> byt
     Prometheus knows how to take.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Loads(root, now))  # type: ignore[arg-type]
+    registry.register(_Loads(root, now))
     return generate_latest(registry)
 
 

@@ -51,13 +51,13 @@ def watch(
 def stopping() -> Iterator[threading.Event]:
     """An event that SIGTERM and SIGINT set, once; the second one ends the process as ever."""
     stop = threading.Event()
-    before = {}
+    before: dict[int, Any] = {}
 
     def said(number: int, _: Any) -> None:
         stop.set()
         signal.signal(number, before[number])
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (int(signal.SIGTERM), int(signal.SIGINT)):
         before[number] = signal.signal(number, said)
     try:
         yield stop
