@@ -317,8 +317,8 @@ def _plain(values: pl.Series, column: Column) -> pl.Expr | None:
 
 def _plain_moment(values: pl.Series) -> pl.Expr | None:
     """A cast by the one way in which a column of one hand writes its times: that of its first value."""
-    first = values.first(ignore_nulls=True)
-    written = re.fullmatch(r"\d{4}-\d\d-\d\d([ T])\d\d:\d\d(:\d\d(?:\.\d+)?)?([zZ]?)", first or "")
+    first = str(values.first(ignore_nulls=True) or "")
+    written = re.fullmatch(r"\d{4}-\d\d-\d\d([ T])\d\d:\d\d(:\d\d(?:\.\d+)?)?([zZ]?)", first)
     if written is None:
         return None
     form = f"%Y-%m-%d{written[1]}%H:%M{':%S%.f' if written[2] else ''}{written[3]}"
