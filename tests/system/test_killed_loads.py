@@ -64,7 +64,7 @@ for line in sys.stdin:
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def forks():
     """Starts loads: takes a file of settings and a root, returns the process id; then ``ended`` its status."""
     process = subprocess.Popen(
@@ -160,9 +160,8 @@ def rest(stack, folder):
 
 def topic(stack, folder):
     brokers = stack.enter_context(kafka())
-    for future in (
-        AdminClient({"bootstrap.servers": brokers}).create_topics([NewTopic("orders", 3, 1)]).values()
-    ):
+    admin = AdminClient({"bootstrap.servers": brokers})
+    for future in admin.create_topics([NewTopic("orders", 3, 1)]).values():
         future.result()
     producer = Producer({"bootstrap.servers": brokers})
     for row in records():
