@@ -12,6 +12,7 @@ __all__ = ["Buffer"]
 
 HEAD = 1024  # bytes at the beginning, and before the place where reading stopped, that must be as they were
 LAST = 256
+NEAR = 1 << 16  # bytes that are read rather than jumped over
 
 
 class Buffer:
@@ -55,6 +56,11 @@ class Buffer:
         self.offset += size
 
     @property
+    def at_end(self) -> bool:
+        """Whether all is used."""
+        return self.ended and not self.content
+
+    @property
     def digest(self) -> str:
         """Of the beginning, and of what is just before this place."""
         return hashlib.sha256(self._head + b"|" + self._last).hexdigest()[:16]
@@ -68,24 +74,18 @@ class Buffer:
         at = start.place
         if not at:
             return
-        if self.offset < HEAD:  # the header is read, and may be shorter
-            self.fill(min(at, HEAD) - self.offset)
-            self._head += self.content[: min(at, HEAD) - self.offset]
-        self._go_to(max(0, at - LAST))
-        self.fill(min(at, LAST))
-        self._last = b""
-        self._use_before(at)
+        if at - self.offset > NEAR:
+            self.fill(HEAD)
+            self.use(max(0, HEAD - self.offset))
+            self._go_to(at - LAST)
+            self._last = b""
+        self.fill(at - self.offset)
+        self.use(min(at - self.offset, len(self.content)))
         if self.offset != at or self.digest != start.digest:
             raise PenstockError(
                 f"{self.name}: has changed since it was loaded, and not by rows added at its end",
                 hint="put new rows into a file of their own; or load it anew with --full",
             )
-
-    def _use_before(self, at: int) -> None:
-        size = min(at - self.offset, len(self.content))
-        self._last = self.content[:size][-LAST:]
-        self.content = self.content[size:]
-        self.offset += size
 
     def _go_to(self, offset: int) -> None:
         if self.offset <= offset <= self.offset + len(self.content):

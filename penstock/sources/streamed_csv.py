@@ -107,8 +107,6 @@ def read_csv(
         piece, rows = _piece(block, buffer, rows)
         yield piece
         target = _target(block.used, block.rows, batch_rows)
-        if block.held is not None:
-            return
 
 
 def _target(size: int, rows: int, batch_rows: int) -> int:
@@ -257,7 +255,7 @@ def _piece(block: _Block, buffer: Buffer, rows: int) -> tuple[Piece, int]:
         progress = Progress(rows + block.rows, end, tail, digest)
     broken = [Broken(rows + b.position, b.rule, b.reason, b.line) for b in block.broken]
     position = rows if block.kept is None else pl.Series(rows + block.kept, dtype=pl.Int64)
-    return Piece(block.frame, progress, position, broken), rows + block.rows
+    return Piece(block.frame, progress, position, broken, buffer.at_end), rows + block.rows
 
 
 def _parsed(content: bytes, shape: _Shape) -> pl.DataFrame:
@@ -287,7 +285,7 @@ def _fast(content: bytes, shape: _Shape) -> _Block | None:
     if not cut:
         return None
     block = content[:cut]
-    if block.startswith((b"\n", b"\r\n")) or b"\n\n" in block or b"\n\r\n" in block:
+    if b"\r" in block and block.count(b"\r") != block.count(b"\r\n"):
         return None
     data = np.frombuffer(block, np.uint8)
     rows = int(np.count_nonzero(data == NEWLINE))
@@ -458,8 +456,7 @@ class _Sorted:
         self.rows += 1
 
     def _sound(self, line: bytes) -> None:
-        # polars takes one \\r before a newline for a part of it.
-        self.clean += line + (b"\r\n" if line.endswith(b"\r") else b"\n")
+        self.clean += line + b"\n"
         self.kept.append(np.array([self.rows]))
 
     def _ragged(self, at: int, fields: list[bytes]) -> None:
@@ -479,7 +476,8 @@ class _Sorted:
 
 def _regularly(written: bytes) -> bytes:
     """A field with its quotes where polars expects them."""
-    if b'"' not in written or written.startswith(b'"'):
+    # polars would take a \r at the end of a field for one before a newline.
+    if written.startswith(b'"') or not (b'"' in written or written.endswith(b"\r")):
         return written
     return b'"' + written.replace(b'"', b'""') + b'"'
 
@@ -487,9 +485,12 @@ def _regularly(written: bytes) -> bytes:
 def _exact(content: bytes, shape: _Shape, *, final: bool) -> _Block:
     """All rows whose end is there, each looked at for itself where its line has a quote or is not of characters."""
     found = _Sorted(shape)
-    trouble = np.union1d(
-        np.flatnonzero(np.frombuffer(content, np.uint8) == QUOTE), np.array(_bad_bytes(content), np.int64)
-    ).tolist()
+    data = np.frombuffer(content, np.uint8)
+    odd = np.append(data[1:], 0) != NEWLINE
+    odd &= data == RETURN
+    odd |= data == QUOTE
+    odd[_bad_bytes(content)] = True
+    trouble = np.flatnonzero(odd).tolist()
     at = next_trouble = 0
     held = tail = None
     while at < len(content):

@@ -24,6 +24,7 @@ from penstock.config.loading import FilesSource
 from penstock.config.loading.files import FileFormat
 from penstock.errors import PenstockError
 from penstock.sources.chunks import Chunk, Window
+from penstock.sources.streamed_ahead import ahead
 from penstock.sources.streamed_pieces import Piece, Progress, quarantined
 from penstock.sources.streamed_places import (
     READ_ERRORS,
@@ -76,6 +77,10 @@ def read_files(source: FilesSource, window: Window) -> Iterator[Chunk]:
     Raises:
         PenstockError: A file is not there, cannot be read, is damaged, or has changed other than by growing.
     """
+    return ahead(_chunks(source, window))
+
+
+def _chunks(source: FilesSource, window: Window) -> Iterator[Chunk]:
     places = listed(source)
     memory = Memory.of(window.resume, [place.name for place in places])
     window = _begun(window, memory)
@@ -85,8 +90,8 @@ def read_files(source: FilesSource, window: Window) -> Iterator[Chunk]:
         record = memory.files.get(place.name)
         if record is not None and record.done and _same(record, place, form):
             continue
-        for piece, ended in _pieces(place, form, source, window, record):
-            yield from waiting.add(place, piece, ended=ended)
+        for piece in _pieces(place, form, source, window, record):
+            yield from waiting.add(place, piece)
     yield from waiting.flush()
     if memory.since is not None:
         memory.since = None
@@ -128,8 +133,8 @@ def _format(place: Place, source: FilesSource) -> FileFormat:
 
 def _pieces(
     place: Place, form: FileFormat, source: FilesSource, window: Window, record: Record | None
-) -> Iterator[tuple[Piece, bool]]:
-    """What is new in a file; the last piece is one without rows, and is told to be the last."""
+) -> Iterator[Piece]:
+    """What is new in a file; the last piece, which may have no rows, says that it is."""
     start = Progress()
     if record is not None:
         if form in IN_LINES or _same(record, place, form):
@@ -146,7 +151,9 @@ def _pieces(
         with ExitStack() as stack:
             for piece in _read(place, form, source, start, window.batch_rows, stack):
                 progress = piece.progress
-                yield piece, False
+                yield piece
+                if piece.last:
+                    return
             if form not in IN_LINES:
                 progress = replace(progress, digest=_digest(place))
     except READ_ERRORS as error:
@@ -154,7 +161,7 @@ def _pieces(
             f"{place.name}: cannot be read to its end: {first_line(error)}, after row {progress.rows}",
             hint="it is cut short or damaged; fetch it again",
         ) from error
-    yield Piece(pl.DataFrame(), progress, progress.rows), True
+    yield Piece(pl.DataFrame(), progress, progress.rows, last=True)
 
 
 def _changed(place: Place) -> PenstockError:
@@ -229,7 +236,7 @@ class _Waiting:
     inside: bool = False  # whether the present file is not at its end
     news: bool = False  # whether there is anything to remember
 
-    def add(self, place: Place, piece: Piece, *, ended: bool) -> Iterator[Chunk]:
+    def add(self, place: Place, piece: Piece) -> Iterator[Chunk]:
         """Take a piece; the chunks that are ready."""
         frame, position, left = _within(piece, self.window, place.name)
         self.left |= left
@@ -237,13 +244,13 @@ class _Waiting:
             if self.schema not in (None, frame.schema):
                 yield from self.flush()
             self.schema = frame.schema
-        if frame.width or piece.broken:
+        if frame.height or frame.width or piece.broken:
             self.pieces.append((place.name, replace(piece, frame=frame, position=position)))
             self.rows += frame.height + len(piece.broken)
-        if ended or self.window.until is None:
-            self._remember(place, piece.progress, ended=ended)
-        self.inside = not ended
-        self.files += ended
+        if piece.last or self.window.until is None:
+            self._remember(place, piece.progress, ended=piece.last)
+        self.inside = not piece.last
+        self.files += piece.last
         if self.rows >= self.window.batch_rows or self.files >= TOGETHER:
             yield from self.flush()
 

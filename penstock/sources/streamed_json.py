@@ -14,6 +14,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -84,7 +85,7 @@ def read_json_lines(
         progress = Progress(rows - held, buffer.offset, None, buffer.digest)
         buffer.use(used - place)
         position = rows - len(numbered) if not broken else pl.Series(kept, dtype=pl.Int64)
-        yield Piece(frame, progress, position, broken)
+        yield Piece(frame, progress, position, broken, buffer.at_end)
         target = _target(used, len(numbered), batch_rows)
 
 
@@ -129,7 +130,14 @@ def _plain(records: Sequence[Mapping[str, Any]], text: bytes) -> bool:
         if found < 0:
             return False
         count += found
-    return count == text.count(b'":')
+    return count == _written(text)
+
+
+def _written(text: bytes) -> int:
+    """How many names are written, or more: text inside a value may look like one."""
+    if any(space + b":" in text for space in (b" ", b"\t", b"\r", b"\n")):
+        return len(re.findall(rb'"\s*:', text))
+    return text.count(b'":')
 
 
 def _names(value: Any) -> int:
@@ -273,7 +281,7 @@ def _document(content: bytes, name: str, encoding: str) -> Any:
     except orjson.JSONDecodeError:
         pass  # the standard library says where, and knows NaN
     else:
-        if isinstance(value, dict | list) and _names(value) == content.count(b'":'):
+        if isinstance(value, dict | list) and _names(value) == _written(content):
             return value
     try:
         text = content.decode()

@@ -50,12 +50,21 @@ class Broken:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some consecutive rows of one file, and how far it has then been read."""
+    """Some consecutive rows of one file, and how far it has then been read.
+
+    Attributes:
+        frame: The sound ones.
+        progress: After them.
+        position: Number of the first, or of each.
+        broken: The others.
+        last: Whether the file is known to end here.
+    """
 
     frame: pl.DataFrame
     progress: Progress
     position: int | pl.Series = 0
     broken: Sequence[Broken] = field(default_factory=tuple)
+    last: bool = False
 
 
 def quarantined(name: str, broken: Sequence[Broken]) -> pl.DataFrame:

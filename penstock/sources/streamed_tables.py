@@ -36,7 +36,7 @@ def read_parquet(file: IO[bytes], name: str, start: Progress, batch_rows: int) -
         groups, at = [], 0
         for group in range(parquet.num_row_groups):
             rows = parquet.metadata.row_group(group).num_rows
-            if at + rows > start.rows:
+            if groups or at + rows > start.rows:
                 groups.append(group)
             else:
                 at += rows
