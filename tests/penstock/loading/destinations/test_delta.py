@@ -9,7 +9,7 @@ import pytest
 from penstock.config.loading import DeltaDestination
 from penstock.errors import PenstockError
 from penstock.loading.destinations.delta import DeltaTable
-from tests.penstock.loading.destinations.conftest import MOMENT, plan_of, rows_of, shown, state_of
+from tests.penstock.loading.destinations.conftest import MOMENT, plan_of, rows_of, state_of
 
 MERGE = plan_of("merge", ("id",), None, MOMENT)
 
@@ -30,34 +30,6 @@ def test_an_older_version_is_still_there(tmp_path):
         now = table.scan().collect().sort("id")
         assert now["value"].to_list() == [2.0, 3.0]
         assert table.scan(version=0).collect()["value"].to_list() == [1.0]
-
-
-def test_the_state_is_that_of_the_rows_wherever_it_ends(tmp_path, monkeypatch):
-    with DeltaTable(destination(tmp_path)) as table:
-        load(table, [(1, "a", 1.0, 0)], 1)
-    before = shown(DeltaTable(destination(tmp_path)).scan().collect().to_dicts())
-
-    class Ended(BaseException):
-        pass
-
-    def end(*_, **__):
-        raise Ended
-
-    # Before the commit of the table, and after it.
-    with monkeypatch.context() as patch:
-        patch.setattr(DeltaTable, "_store", end)
-        with pytest.raises(Ended):
-            load(DeltaTable(destination(tmp_path)), [(2, "b", 2.0, 0)], 2)
-    with DeltaTable(destination(tmp_path)) as table:
-        assert table.state.resume == {"at": 1}
-        assert shown(table.scan().collect().to_dicts()) == before
-    with monkeypatch.context() as patch:
-        patch.setattr(DeltaTable, "rollback", end)
-        with pytest.raises(Ended):
-            load(DeltaTable(destination(tmp_path)), [(2, "b", 2.0, 0)], 2)
-    with DeltaTable(destination(tmp_path)) as table:
-        assert table.state.resume == {"at": 2}
-        assert table.scan().collect().height == 2
 
 
 def test_wider_types_and_new_columns(tmp_path):

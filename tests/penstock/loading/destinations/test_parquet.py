@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -30,10 +29,6 @@ MODES = [
 ]
 
 
-class Ended(BaseException):
-    """The process is over."""
-
-
 def destination(folder, **others):
     return ParquetDestination(kind="parquet", path=str(folder), file_rows=4, **others)
 
@@ -46,47 +41,6 @@ def load(table, rows, number, mode):
 
 def by_glob(folder):
     return shown(pl.read_parquet(f"{folder}/**/*.parquet", hive_partitioning=False).to_dicts())
-
-
-@pytest.mark.parametrize("partition_by", [(), ("part",)])
-@pytest.mark.parametrize("mode", MODES)
-def test_ended_before_any_act_it_is_the_old_table_or_the_new_one(tmp_path, mode, partition_by):
-    def made(name):
-        with ParquetTable(destination(tmp_path / name, partition_by=partition_by)) as table:
-            load(table, FIRST, 1, mode)
-        return tmp_path / name
-
-    old, whole = made("old"), made("whole")
-    with ParquetTable(destination(whole, partition_by=partition_by)) as table:
-        load(table, SECOND, 2, mode)
-    tables = {1: by_glob(old), 2: by_glob(whole)}
-    assert tables[1] != tables[2]
-    seen = set()
-    for act in range(1000):
-        place = tmp_path / f"at{act}"
-        shutil.copytree(old, place)
-        left = iter(range(act))
-
-        def end(_, left=left):
-            if next(left, None) is None:
-                raise Ended
-
-        try:
-            table = ParquetTable(destination(place, partition_by=partition_by), end)
-            load(table, SECOND, 2, mode)
-        except Ended:
-            pass
-        else:
-            break
-        with ParquetTable(destination(place, partition_by=partition_by)) as again:
-            assert by_glob(place) == shown(again.scan().collect().to_dicts()) == tables[again.state.load]
-            seen.add(again.state.load)
-            # What is started again ends as if it had never been ended.
-            if again.state.load == 1:
-                load(again, SECOND, 2, mode)
-        assert by_glob(place) == tables[2]
-        shutil.rmtree(place)
-    assert seen == {1, 2}
 
 
 CHILD = """
