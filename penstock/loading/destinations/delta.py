@@ -52,6 +52,7 @@ CLOSES = "_penstock_closes"
 UTC = pl.Datetime("us", "UTC")
 # What delta-rs calls the files that it writes.
 DATA = re.compile(r"part-\d{5}-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-c\d{3}(\.\w+)?\.parquet")
+PLAIN = re.compile(r"[A-Za-z0-9:/._=~-]*")  # addresses in which nothing is quoted
 # The format forbids them in names.
 FORBIDDEN = set(" ,;{}()\n\t=")
 
@@ -123,9 +124,11 @@ class DeltaTable(Table):
         """The table's rows, as of the last commit or of an earlier version."""
         if self.table is None:
             return pl.LazyFrame()
-        if version is None:
-            return pl.scan_delta(self.table)
-        return pl.scan_delta(self.destination.path, version=version, storage_options=self.options)
+        table = self.table
+        if version is not None:
+            table = deltalake.DeltaTable(self.destination.path, version=version, storage_options=self.options)
+        # polars' own reader looks for a file of the quoted name where a folder above has a space, say.
+        return pl.scan_delta(table, use_pyarrow=PLAIN.fullmatch(table.table_uri) is None)
 
     # --- staging ------------------------------------------------------------------------------------
 

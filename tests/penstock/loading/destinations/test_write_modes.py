@@ -49,20 +49,21 @@ def duckdb(folder):
     return DuckDBDestination(kind="duckdb", path=f"{folder}/warehouse.duckdb", table="odd schema.Orders")
 
 
-def delta(folder):
-    return DeltaDestination(kind="delta", path=f"{folder}/orders")
+def delta(folder, name="orders", **others):
+    return DeltaDestination(kind="delta", path=f"{folder}/{name}", **others)
 
 
 # Examples for each mode: a transaction of a database takes longer than a file.
 KINDS = {
-    "delta": (delta, 20),
-    "duckdb": (duckdb, 12),
-    "parquet": (parquet, 40),
-    "parquet in parts": (lambda folder: parquet(folder, partition_by=("part",)), 25),
+    "delta": (delta, 10),
+    "delta in parts": (lambda folder: delta(folder, "all orders", partition_by=("part",)), 6),
+    "duckdb": (duckdb, 8),
+    "parquet": (parquet, 15),
+    "parquet in parts": (lambda folder: parquet(folder, partition_by=("part",)), 12),
     # As with more rows than can be in memory.
-    "delta, many rows": (delta, 15),
-    "parquet, many rows": (parquet, 25),
-    "postgres": (None, 12),
+    "delta, many rows": (delta, 8),
+    "parquet, many rows": (parquet, 15),
+    "postgres": (None, 8),
 }
 
 
