@@ -1,11 +1,15 @@
-"""A folder to keep a table in, on this machine or in an object store: the few acts that a redo log needs."""
+"""A folder to keep a table in, on this machine or in an object store: the few acts that a redo log needs.
+
+fsspec rather than the clients of polars or DuckDB for stores: one set of options, and writing, copying and listing too.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,10 +23,15 @@ if TYPE_CHECKING:
 __all__ = ["Place", "place"]
 
 COMPRESSION: Literal["zstd"] = "zstd"
+ROW_GROUP = 122_880
+# Whose errors are a store's way of saying no, besides OSError.
+CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google"}
 
 
 class Place(ABC):
     """Names are relative to the folder, with ``/`` between parts."""
+
+    address: str
 
     @abstractmethod
     def read(self, name: str) -> bytes | None:
@@ -33,24 +42,28 @@ class Place(ABC):
         """Put a file there, whole and durably, in the place of what was there."""
 
     @abstractmethod
-    def move(self, name: str, to: str) -> None:
-        """Give a file another name. Done already: nothing happens."""
+    def move(self, moves: Sequence[tuple[str, str]]) -> None:
+        """Give files other names, durably. What is done already is passed over."""
 
     @abstractmethod
-    def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove files, if they are there."""
 
     @abstractmethod
     def remove_folder(self, name: str) -> None:
         """Remove a folder and all in it, if it is there."""
 
     @abstractmethod
-    def names(self) -> list[str]:
+    def settle(self, name: str) -> None:
+        """Make durable which files a folder holds."""
+
+    @abstractmethod
+    def names(self, folder: str = "") -> list[str]:
         """All files, at any depth."""
 
     @abstractmethod
-    def write_parquet(self, name: str, frame: pl.DataFrame, row_group: int) -> None:
-        """Write a table durably."""
+    def write_parquet(self, name: str, frame: pl.DataFrame) -> None:
+        """Write a table, durably once its folder is settled."""
 
     @abstractmethod
     def read_parquet(self, name: str, columns: list[str] | None = None) -> pl.DataFrame:
@@ -60,74 +73,95 @@ class Place(ABC):
     def scan(self, names: list[str]) -> pl.LazyFrame:
         """All rows of some files of one schema."""
 
-    @abstractmethod
-    def statistics(self, name: str) -> Any:
-        """Parquet metadata of a file (``pyarrow.parquet.FileMetaData``)."""
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Turn what the system or the store says inside into an error for people.
+
+        Raises:
+            PenstockError: A disk is full, a folder is not writable, a store cannot be reached or refuses.
+        """
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in CLIENTS:
+                raise
+            what = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise PenstockError(
+                f"{self.address}: {what}",
+                hint="is it there, may it be written to, and is there room? What was stored before is as it was",
+            ) from error
 
 
-def place(address: str, options: dict[str, Any], changed: Callable[[str], None] | None = None) -> Place:
+def place(address: str, options: dict[str, Any]) -> Place:
     """A folder by its path, or by an address that fsspec knows.
 
     Args:
         address: Such as ``data/lake/orders`` or ``s3://bucket/lake/orders``.
         options: Of fsspec, for an address.
-        changed: Called before each act that changes something, for tests that end the process there.
     """
     if "://" in address and not address.startswith("file://"):
         return _Remote(address, options)
-    return _Local(Path(address.removeprefix("file://")), changed)
-
-
-def _nothing(act: str) -> None:
-    pass
+    return _Local(address)
 
 
 class _Local(Place):
-    def __init__(self, root: Path, changed: Callable[[str], None] | None) -> None:
-        self.root, self.changed = root, changed or _nothing
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.root = Path(address.removeprefix("file://"))
 
     def read(self, name: str) -> bytes | None:
         path = self.root / name
         return path.read_bytes() if path.is_file() else None
 
     def write(self, name: str, content: bytes) -> None:
-        self.changed(f"write {name}")
         write_bytes(self.root / name, content)
-        _sync_folder((self.root / name).parent)
+        self.settle(name.rpartition("/")[0])
 
-    def move(self, name: str, to: str) -> None:
-        self.changed(f"move {name} {to}")
-        source, target = self.root / name, self.root / to
-        if not source.exists() and target.exists():
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        source.replace(target)
-        _sync_folder(target.parent)
+    def move(self, moves: Sequence[tuple[str, str]]) -> None:
+        for name, to in moves:
+            source, target = self.root / name, self.root / to
+            if source.exists() or not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                source.replace(target)
+        for folder in dict.fromkeys(to.rpartition("/")[0] for _, to in moves):
+            self.settle(folder)
 
-    def remove(self, name: str) -> None:
-        self.changed(f"remove {name}")
-        path = self.root / name
-        path.unlink(missing_ok=True)
-        # A partition that holds nothing any more is no folder any more.
-        for folder in path.parents:
-            if folder == self.root or not folder.is_dir() or any(folder.iterdir()):
-                break
-            folder.rmdir()
+    def remove(self, names: Sequence[str]) -> None:
+        for name in names:
+            path = self.root / name
+            path.unlink(missing_ok=True)
+            # A partition that holds nothing any more is no folder any more.
+            for folder in path.parents:
+                if folder == self.root or not folder.is_dir() or any(folder.iterdir()):
+                    break
+                folder.rmdir()
 
     def remove_folder(self, name: str) -> None:
-        self.changed(f"remove {name}")
         shutil.rmtree(self.root / name, ignore_errors=True)
 
-    def names(self) -> list[str]:
+    def settle(self, name: str) -> None:
+        # A name is durable once its folder is, and that once its own is.
+        inside = [
+            self.root.joinpath(*Path(name).parts[:depth]) for depth in range(len(Path(name).parts), -1, -1)
+        ]
+        for folder in [*inside, self.root.parent]:
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+    def names(self, folder: str = "") -> list[str]:
         return sorted(
-            path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file()
+            path.relative_to(self.root).as_posix()
+            for path in (self.root / folder).rglob("*")
+            if path.is_file()
         )
 
-    def write_parquet(self, name: str, frame: pl.DataFrame, row_group: int) -> None:
-        self.changed(f"parquet {name}")
+    def write_parquet(self, name: str, frame: pl.DataFrame) -> None:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        frame.write_parquet(path, compression=COMPRESSION, statistics=True, row_group_size=row_group)
+        frame.write_parquet(path, compression=COMPRESSION, statistics=True, row_group_size=ROW_GROUP)
         with path.open("rb+") as file:
             os.fsync(file.fileno())
 
@@ -141,20 +175,6 @@ class _Local(Place):
 
         return pl.scan_parquet([self.root / name for name in names], glob=False, hive_partitioning=False)
 
-    def statistics(self, name: str) -> Any:
-        import pyarrow.parquet as pq
-
-        return pq.read_metadata(self.root / name)
-
-
-def _sync_folder(folder: Path) -> None:
-    # A rename is durable once its folder is.
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
 
 class _Remote(Place):
     """An object store: a PUT is all or nothing, a move is a copy and a removal."""
@@ -162,22 +182,29 @@ class _Remote(Place):
     def __init__(self, address: str, options: dict[str, Any]) -> None:
         import fsspec
 
+        self.address = address
         given = {key: revealed(value) if isinstance(value, str) else value for key, value in options.items()}
         try:
-            self.files, root = fsspec.core.url_to_fs(address, **given)
+            with self.telling():
+                self.files, root = fsspec.core.url_to_fs(address, **given)
         except (ImportError, ValueError) as error:
             raise PenstockError(
                 f"{address}: {error}", hint="its file system is in the optional group `ingest`"
             ) from error
         self.root = str(root).rstrip("/")
-        # What another process put there since must be seen.
-        self.files.use_listings_cache = False
 
     def _path(self, name: str) -> str:
-        return f"{self.root}/{name}"
+        return f"{self.root}/{name}".rstrip("/")
+
+    def _found(self, folder: str) -> list[str]:
+        # What another process put there since must be seen.
+        self.files.invalidate_cache()
+        try:
+            return [str(found) for found in self.files.find(self._path(folder))]
+        except FileNotFoundError:
+            return []
 
     def read(self, name: str) -> bytes | None:
-        self.files.invalidate_cache()
         try:
             return bytes(self.files.cat_file(self._path(name)))
         except FileNotFoundError:
@@ -186,29 +213,37 @@ class _Remote(Place):
     def write(self, name: str, content: bytes) -> None:
         self.files.pipe_file(self._path(name), content)
 
-    def move(self, name: str, to: str) -> None:
-        self.files.invalidate_cache()
-        if self.files.exists(self._path(name)):
-            self.files.copy(self._path(name), self._path(to))
-            self.files.rm_file(self._path(name))
+    def move(self, moves: Sequence[tuple[str, str]]) -> None:
+        for name, to in moves:
+            self.files.invalidate_cache()
+            if self.files.exists(self._path(name)):
+                self.files.makedirs(self._path(to).rpartition("/")[0], exist_ok=True)
+                self.files.cp_file(self._path(name), self._path(to))
+                self.files.rm_file(self._path(name))
+            elif not self.files.exists(self._path(to)):
+                raise FileNotFoundError(f"{self._path(name)} is not there, nor is {self._path(to)}")
 
-    def remove(self, name: str) -> None:
-        self.files.invalidate_cache()
-        if self.files.exists(self._path(name)):
-            self.files.rm_file(self._path(name))
+    def remove(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.files.invalidate_cache()
+            if self.files.exists(self._path(name)):
+                self.files.rm_file(self._path(name))
 
     def remove_folder(self, name: str) -> None:
-        self.files.invalidate_cache()
-        for found in self.files.find(self._path(name)):
+        for found in self._found(name):
             self.files.rm_file(found)
 
-    def names(self) -> list[str]:
-        self.files.invalidate_cache()
-        return sorted(str(found).removeprefix(f"{self.root}/") for found in self.files.find(self.root))
+    def settle(self, name: str) -> None:
+        """A store tells that an object is written when it is."""
 
-    def write_parquet(self, name: str, frame: pl.DataFrame, row_group: int) -> None:
+    def names(self, folder: str = "") -> list[str]:
+        # Some file systems put a slash before their names.
+        root = self.root.lstrip("/")
+        return sorted(found.lstrip("/").removeprefix(f"{root}/") for found in self._found(folder))
+
+    def write_parquet(self, name: str, frame: pl.DataFrame) -> None:
         with self.files.open(self._path(name), "wb") as file:
-            frame.write_parquet(file, compression=COMPRESSION, statistics=True, row_group_size=row_group)
+            frame.write_parquet(file, compression=COMPRESSION, statistics=True, row_group_size=ROW_GROUP)
 
     def read_parquet(self, name: str, columns: list[str] | None = None) -> pl.DataFrame:
         import polars as pl
@@ -218,12 +253,9 @@ class _Remote(Place):
 
     def scan(self, names: list[str]) -> pl.LazyFrame:
         import polars as pl
+        import pyarrow.dataset as ds
 
-        # polars' own clients take other options than fsspec's; one file at a time is in memory.
-        return pl.concat([self.read_parquet(name).lazy() for name in names])
-
-    def statistics(self, name: str) -> Any:
-        import pyarrow.parquet as pq
-
-        with self.files.open(self._path(name), "rb") as file:
-            return pq.read_metadata(file)
+        # Through Arrow, since polars' own clients take other options than fsspec's.
+        return pl.scan_pyarrow_dataset(
+            ds.dataset([self._path(name) for name in names], filesystem=self.files, format="parquet")
+        )

@@ -47,6 +47,12 @@ def _same(names: Sequence[str], one: str, other: str) -> str:
     )
 
 
+def _older(order: str, one: str, other: str) -> str:
+    """Whether a row is older than another by the column that says so: a missing value is the smallest. Never null."""
+    one, other = f"{one}.{quoted(order)}", f"{other}.{quoted(order)}"
+    return f"({other} IS NOT NULL AND ({one} IS NULL OR {one} < {other}))"
+
+
 class SqlTable(Table):
     """What DuckDB and PostgreSQL have in common.
 
@@ -313,7 +319,7 @@ class SqlTable(Table):
         if plan.write == "append":
             stays = "TRUE"
         elif plan.order:
-            stays = f"({same} OR s.{quoted(plan.order)} < t.{quoted(plan.order)})"
+            stays = f"({same} OR {_older(plan.order, 's', 't')})"
         self._execute(
             f"DELETE FROM {STAGE} WHERE {SEQUENCE} IN (SELECT s.{SEQUENCE} FROM {STAGE} s JOIN {self.target} t ON {meet} "
             f"WHERE {stays})"
@@ -330,16 +336,22 @@ class SqlTable(Table):
         moment = plan.moment if isinstance(plan.moment, datetime) else datetime.now(UTC)
         loaded = f"CAST('{moment.astimezone(UTC).isoformat()}' AS {self.moment})"
         kind = None if plan.order is None else self._stage_schema.get(plan.order)
-        begins = loaded
+        begins, begins_after = loaded, f"c.{VALID_FROM}"
+        later = f"c.{VALID_FROM} > n.{VALID_FROM}"
         if plan.order is not None and (kind == pl.Date or isinstance(kind, pl.Datetime)):
             begins = f"coalesce({self._as_moment(quoted(plan.order), kind)}, {loaded})"
         else:
             self._one_each(plan)
+            # The version before may have begun in a commit of the same load, or by a clock that was set back since.
+            begins_after = f"greatest(c.{VALID_FROM}, n.{VALID_FROM} + INTERVAL '1 microsecond')"
+            later = "TRUE" if plan.order is None else f"NOT ({_older(plan.order, 'c', 'n')})"
         keys = _listed(plan.keys)
         every = [*self._columns]
         data = [name for name in every if name not in {VALID_FROM, VALID_TO}]
         coming = ", ".join(
-            f"s.{quoted(name)}" if name in names else f"CAST(NULL AS {self._sql_type(self._columns[name])})"
+            f"s.{quoted(name)}"
+            if name in names
+            else f"CAST(NULL AS {self._sql_type(self._columns[name])}) AS {quoted(name)}"
             for name in data
         )
         values = self._values(data, plan.keys)
@@ -360,8 +372,9 @@ class SqlTable(Table):
                 WHERE t.{VALID_TO} IS NULL AND EXISTS (SELECT 1 FROM {STAGE} s WHERE {_same(plan.keys, "s", "t")})
             ),
             later AS (
-                SELECT c.* FROM coming c LEFT JOIN now n ON {_same(plan.keys, "c", "n")}
-                WHERE n.{VALID_FROM} IS NULL OR c.{VALID_FROM} > n.{VALID_FROM}
+                SELECT {_listed(data, "c.")}, {begins_after}, c.{SEQUENCE}
+                FROM coming c LEFT JOIN now n ON {_same(plan.keys, "c", "n")}
+                WHERE n.{VALID_FROM} IS NULL OR {later}
             ),
             line ({_listed(data)}, {VALID_FROM}, {SEQUENCE}) AS (SELECT * FROM now UNION ALL SELECT * FROM later),
             once AS (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -77,11 +77,18 @@ class Oracle:
                 added += 1
         return added, 0, len(incoming) - added
 
+    def _older(self, row, than):
+        """By the column that says so; a missing value is the smallest."""
+        if self.order is None:
+            return False
+        one, other = row[self.order], than[self.order]
+        return other is not None and (one is None or one < other)
+
     def _last(self, incoming):
         last: dict[Any, dict[str, Any]] = {}
         for row in incoming:
             before = last.get(self._key(row))
-            if before is None or self.order is None or row[self.order] >= before[self.order]:
+            if before is None or not self._older(row, before):
                 last[self._key(row)] = row
         return last
 
@@ -92,7 +99,7 @@ class Oracle:
             old = there.get(key)
             if old is None:
                 added += 1
-            elif self._values(old) == self._values(row) or (self.order and row[self.order] < old[self.order]):
+            elif self._values(old) == self._values(row) or self._older(row, old):
                 continue
             else:
                 updated += 1
@@ -106,13 +113,17 @@ class Oracle:
         for row in incoming:
             by_key.setdefault(self._key(row), []).append(row)
         for key, rows in by_key.items():
-            if self.order is None:
-                at = {moment: rows[-1]}
-            else:
-                at = {row[self.order]: row for row in rows}  # the last of one moment
             current = next(
                 (row for row in self.rows if self._key(row) == key and row["_valid_to"] is None), None
             )
+            if self.order == "at":
+                at = {row["at"]: row for row in rows}  # the last of one moment
+            else:
+                last = self._last(rows)[key]
+                begin = moment
+                if current is not None and current["_valid_from"] >= moment:
+                    begin = current["_valid_from"] + timedelta(microseconds=1)
+                at = {} if current is not None and self._older(last, current) else {begin: last}
             for begin, row in sorted(at.items(), key=lambda item: item[0]):
                 if current is not None and (
                     begin <= current["_valid_from"] or self._told(current) == self._values(row)

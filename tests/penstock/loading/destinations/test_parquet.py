@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -30,10 +30,6 @@ MODES = [
 ]
 
 
-class Ended(BaseException):
-    """The process is over."""
-
-
 def destination(folder, **others):
     return ParquetDestination(kind="parquet", path=str(folder), file_rows=4, **others)
 
@@ -44,49 +40,12 @@ def load(table, rows, number, mode):
     return table.commit(state_of(number), plan_of(*mode, MOMENT + timedelta(days=number)))
 
 
+def log(folder):
+    return json.loads((folder / "_penstock/table.json").read_text())
+
+
 def by_glob(folder):
     return shown(pl.read_parquet(f"{folder}/**/*.parquet", hive_partitioning=False).to_dicts())
-
-
-@pytest.mark.parametrize("partition_by", [(), ("part",)])
-@pytest.mark.parametrize("mode", MODES)
-def test_ended_before_any_act_it_is_the_old_table_or_the_new_one(tmp_path, mode, partition_by):
-    def made(name):
-        with ParquetTable(destination(tmp_path / name, partition_by=partition_by)) as table:
-            load(table, FIRST, 1, mode)
-        return tmp_path / name
-
-    old, whole = made("old"), made("whole")
-    with ParquetTable(destination(whole, partition_by=partition_by)) as table:
-        load(table, SECOND, 2, mode)
-    tables = {1: by_glob(old), 2: by_glob(whole)}
-    assert tables[1] != tables[2]
-    seen = set()
-    for act in range(1000):
-        place = tmp_path / f"at{act}"
-        shutil.copytree(old, place)
-        left = iter(range(act))
-
-        def end(_, left=left):
-            if next(left, None) is None:
-                raise Ended
-
-        try:
-            table = ParquetTable(destination(place, partition_by=partition_by), end)
-            load(table, SECOND, 2, mode)
-        except Ended:
-            pass
-        else:
-            break
-        with ParquetTable(destination(place, partition_by=partition_by)) as again:
-            assert by_glob(place) == shown(again.scan().collect().to_dicts()) == tables[again.state.load]
-            seen.add(again.state.load)
-            # What is started again ends as if it had never been ended.
-            if again.state.load == 1:
-                load(again, SECOND, 2, mode)
-        assert by_glob(place) == tables[2]
-        shutil.rmtree(place)
-    assert seen == {1, 2}
 
 
 CHILD = """
@@ -129,6 +88,65 @@ def test_a_killed_process_leaves_what_it_said_it_had_stored(tmp_path):
             assert by_glob(folder) == shown(rows.to_dicts())
 
 
+def test_what_is_staged_is_seen_by_nobody(tmp_path):
+    with ParquetTable(destination(tmp_path)) as table:
+        load(table, FIRST, 1, ("append", (), None))
+        before = by_glob(tmp_path)
+        table.stage(rows_of(SECOND, 2))
+        assert by_glob(tmp_path) == before
+        assert duckdb.sql(f"SELECT count(*) FROM '{tmp_path}/**/*.parquet'").fetchall() == [(len(FIRST),)]
+        table.rollback()
+        assert by_glob(tmp_path) == before
+        assert not (tmp_path / "_penstock/staging").exists()
+
+
+def test_a_failure_after_the_commit_loses_nothing(tmp_path, monkeypatch):
+    mode = ("merge", ("id",), None)
+    with ParquetTable(destination(tmp_path / "whole")) as table:
+        load(table, FIRST, 1, mode)
+        load(table, SECOND, 2, mode)
+    with ParquetTable(destination(tmp_path / "orders")) as table:
+        load(table, FIRST, 1, mode)
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(table.place, "move", full)
+            with pytest.raises(PenstockError, match="No space left on device"):
+                load(table, SECOND, 2, mode)
+        # As the engine does.
+        table.rollback()
+    with ParquetTable(destination(tmp_path / "orders")) as table:
+        assert table.state.load == 2
+        assert by_glob(tmp_path / "orders") == by_glob(tmp_path / "whole")
+
+
+def test_a_table_goes_on_after_a_failure(tmp_path, monkeypatch):
+    with ParquetTable(destination(tmp_path)) as table:
+        load(table, FIRST, 1, ("append", (), None))
+        with monkeypatch.context() as patch:
+            patch.setattr(table.place, "remove", lambda _: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                load(table, SECOND, 2, ("append", (), None))
+        table.rollback()
+        load(table, SECOND, 3, ("append", (), None))
+        assert table.state.load == 3
+    assert len(by_glob(tmp_path)) == len(FIRST) + 2 * len(SECOND)
+
+
+def test_what_others_put_there_stays(tmp_path):
+    mode = ("replace", (), None)
+    with ParquetTable(destination(tmp_path, partition_by=("part",))) as table:
+        load(table, FIRST, 1, mode)
+        (tmp_path / "README").write_text("mine")
+        (tmp_path / "part=a/notes.txt").write_text("mine")
+        load(table, [(1, "b", 1.0, 0)] * 4, 2, mode)
+    names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {"README", "part=a/notes.txt"} < names
+    assert len([name for name in names if name.endswith(".parquet")]) == 1
+
+
 def test_a_folder_with_files_of_others_is_left_alone(tmp_path):
     pl.DataFrame({"x": [1]}).write_parquet(tmp_path / "mine.parquet")
     with pytest.raises(PenstockError, match=r"mine\.parquet, which no load wrote"):
@@ -155,7 +173,7 @@ def test_a_new_column_and_a_wider_type_reach_all_files(tmp_path):
 
 
 def test_partitions_are_read_back_as_they_were(tmp_path):
-    values = ["a", "b/c=d", "per%cent", "ü", " ", None, "..", "x y"]
+    values = ["a", "b/c=d", "per%cent", "ü", " ", "", None, "..", "x y", "*?[a]", "a:b"]
     frame = pl.DataFrame({"id": range(len(values)), "part": values})
     with ParquetTable(destination(tmp_path, partition_by=("part",))) as table:
         table.stage(frame)
@@ -181,6 +199,63 @@ def test_only_files_with_the_keys_that_come_are_written_anew(tmp_path):
     after = {path: path.stat().st_ino for path in tmp_path.glob("*.parquet")}
     assert len(before) == 3
     assert len(before.items() & after.items()) == 2
+    # A row has the place of the one that it replaces, so that files keep to their keys.
+    assert [table["keys"]["id"] for table in log(tmp_path)["files"]] == [[0, 3], [4, 7], [8, 9]]
+
+
+def test_files_whose_keys_are_others_are_not_opened(tmp_path, monkeypatch):
+    with ParquetTable(destination(tmp_path)) as table:
+        for number in range(1, 6):
+            table.stage(
+                rows_of([(10 * number + key, f"key {number}{key}", 1.0, 0) for key in range(4)], number)
+            )
+            table.commit(state_of(number), plan_of("merge", ("id", "part"), None, MOMENT))
+        read = []
+        real = table.place.read_parquet
+        monkeypatch.setattr(table.place, "read_parquet", lambda *a: (read.append(a[0]), real(*a))[1])
+        # Between the files, and in the third of them, one key of two and both.
+        rows = [(15, "key 11", 2.0, 0), (32, "key 99", 2.0, 0), (33, "key 33", 2.0, 0)]
+        table.stage(rows_of(rows, 6))
+        done = table.commit(state_of(6), plan_of("merge", ("id", "part"), None, MOMENT))
+    assert (done.added, done.updated) == (2, 1)
+    assert len(set(read)) == 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [date(2024, 1, 1), date(2025, 6, 1)],
+        [datetime(2024, 1, 1, tzinfo=UTC), datetime(2025, 6, 1, 12, 30, 0, 1, tzinfo=UTC)],
+        [datetime(2024, 1, 1), datetime(2025, 6, 1)],
+        [0.5, 1e300],
+        ["z" * 1000, "a"],
+        [True, None],
+        [-(2**63), 2**63 - 1],
+    ],
+    ids=["date", "datetime", "naive", "number", "long", "boolean", "integer"],
+)
+def test_keys_of_any_type_are_found_again(tmp_path, values):
+    frame = pl.DataFrame({"key": values, "value": [1, 2]})
+    plan = plan_of("merge", ("key",), None, MOMENT)
+    with ParquetTable(destination(tmp_path)) as table:
+        table.stage(frame)
+        table.commit(state_of(1), plan)
+    for number, row in enumerate(frame.iter_slices(1), start=2):
+        with ParquetTable(destination(tmp_path)) as table:
+            table.stage(row.with_columns(value=pl.lit(number * 10, dtype=pl.Int64)))
+            done = table.commit(state_of(number), plan)
+        assert (done.added, done.updated) == (0, 1)
+
+
+def test_a_table_made_without_keys_has_each_once_when_it_is_merged(tmp_path):
+    with ParquetTable(destination(tmp_path)) as table:
+        for number in (1, 2, 3):
+            table.stage(rows_of([(1, "a", float(number), 0), (2, "b", 0.0, 0)], number))
+            table.commit(state_of(number), plan_of("append", (), None, MOMENT))
+        table.stage(rows_of([(1, "a", 9.0, 0)], 4))
+        done = table.commit(state_of(4), plan_of("merge", ("id",), None, MOMENT))
+        assert (done.added, done.updated, done.rows) == (0, 1, 4)
+        assert table.scan().filter(pl.col("id") == 1).collect()["value"].to_list() == [9.0]
 
 
 def test_the_same_rows_again_change_no_file(tmp_path):
@@ -204,6 +279,33 @@ def test_small_files_are_put_together(tmp_path):
     assert by_glob(tmp_path) == rows
     with ParquetTable(destination(tmp_path)) as table:
         assert table.state.load == 8
+
+
+@pytest.mark.parametrize(
+    ("plan", "partition_by", "match"),
+    [
+        (("merge", ("nr",), None), (), "keys: there is no column 'nr'"),
+        (("scd2", ("id",), "changed"), (), r"incremental\.cursor: there is no column 'changed'"),
+        (("append", (), None), ("country",), r"destination\.partition_by: there is no column 'country'"),
+        (("append", (), None), ("part",), "too long for a folder's name"),
+    ],
+)
+def test_columns_that_are_not_there_are_named(tmp_path, plan, partition_by, match):
+    with ParquetTable(destination(tmp_path, partition_by=partition_by)) as table:
+        table.stage(rows_of([(1, "x" * 300, 1.0, 0)], 1))
+        with pytest.raises(PenstockError, match=match):
+            table.commit(state_of(1), plan_of(*plan, MOMENT))
+        table.rollback()
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with ParquetTable(destination(tmp_path / "file/orders")) as table:
+        with pytest.raises(PenstockError, match="Not a directory"):
+            load(table, FIRST, 1, ("append", (), None))
+        with pytest.raises(PenstockError, match="Not a directory"):
+            load(table, FIRST, 1, ("append", (), None))
 
 
 def test_a_table_log_that_is_none_is_named(tmp_path):

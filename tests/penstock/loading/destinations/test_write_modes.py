@@ -17,7 +17,7 @@ from penstock.config.loading import (
     ParquetDestination,
     PostgresDestination,
 )
-from penstock.loading.destinations import open_table
+from penstock.loading.destinations import merging, open_table, waiting
 from tests.penstock.loading.destinations.conftest import MOMENT, Oracle, plan_of, rows_of, shown, state_of
 from tests.servers.postgres import postgres
 
@@ -34,8 +34,10 @@ MODES = [
     ("replace", (), None),
     ("merge", ("id",), None),
     ("merge", ("id", "part"), "at"),
+    ("merge", ("id",), "value"),
     ("scd2", ("id",), None),
     ("scd2", ("id",), "at"),
+    ("scd2", ("id", "part"), "value"),
 ]
 
 
@@ -47,17 +49,21 @@ def duckdb(folder):
     return DuckDBDestination(kind="duckdb", path=f"{folder}/warehouse.duckdb", table="odd schema.Orders")
 
 
-def delta(folder):
-    return DeltaDestination(kind="delta", path=f"{folder}/orders")
+def delta(folder, name="orders", **others):
+    return DeltaDestination(kind="delta", path=f"{folder}/{name}", **others)
 
 
 # Examples for each mode: a transaction of a database takes longer than a file.
 KINDS = {
-    "delta": (delta, 8),
-    "duckdb": (duckdb, 12),
-    "parquet": (parquet, 40),
-    "parquet in parts": (lambda folder: parquet(folder, partition_by=("part",)), 40),
-    "postgres": (None, 12),
+    "delta": (delta, 10),
+    "delta in parts": (lambda folder: delta(folder, "all orders", partition_by=("part",)), 6),
+    "duckdb": (duckdb, 8),
+    "parquet": (parquet, 15),
+    "parquet in parts": (lambda folder: parquet(folder, partition_by=("part",)), 12),
+    # As with more rows than can be in memory.
+    "delta, many rows": (delta, 8),
+    "parquet, many rows": (parquet, 15),
+    "postgres": (None, 8),
 }
 
 
@@ -71,6 +77,9 @@ def server():
 @pytest.mark.parametrize(("write", "keys", "order"), MODES)
 def test_any_loads_give_what_the_oracle_gives(request, monkeypatch, kind, write, keys, order):
     make, examples = KINDS[kind]
+    if "many rows" in kind:
+        monkeypatch.setattr(merging, "ROUND", 2)
+        monkeypatch.setattr(waiting, "BYTES", 0)
     if make is None:
         at = request.getfixturevalue("server")
         monkeypatch.setenv("PG_PASSWORD", at["password"])
@@ -95,7 +104,7 @@ def _check(make, write, keys, order, loads):
         oracle = Oracle(write, keys, order)
         for number, chunks in enumerate(loads, start=1):
             frames = [rows_of(chunk, number) for chunk in chunks]
-            moment = MOMENT + timedelta(days=30 + number)
+            moment = MOMENT + timedelta(days=30 + number // 2)  # several commits of one load have one
             with open_table(destination) as table:
                 assert table.state.load == number - 1
                 for frame in frames:
