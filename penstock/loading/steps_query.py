@@ -1,0 +1,107 @@
+"""A query over all rows, in a DuckDB that can reach nothing but what it is given."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from penstock.loading.steps_columns import known, settled
+from penstock.loading.steps_expressions import StepError, first_line
+
+if TYPE_CHECKING:
+    import duckdb
+
+__all__ = ["MEMORY_LIMIT", "queried"]
+
+BATCH_ROWS = 100_000
+MEMORY_LIMIT = "2GB"  # from there on DuckDB works on disk
+ROW_GROUP = 122_880
+
+
+def queried(rows: pl.LazyFrame, query: str, inputs: Mapping[str, pl.LazyFrame], folder: Path) -> pl.LazyFrame:
+    """Run one SELECT over ``rows`` and the inputs.
+
+    Rows pass through files: a query may read them more than once, and neither they nor its result need be in memory.
+    DuckDB reads the files of its tables by itself; that it is let into no other file, nor the network, is settled before
+    the query is looked at and cannot be unsettled by it.
+
+    Args:
+        rows: All rows.
+        query: In DuckDB's SQL.
+        inputs: By name; those that the query does not name are not read.
+        folder: For the files; emptied first.
+
+    Raises:
+        StepError: The query is wrong, not a query, or reaches for what it must not.
+    """
+    import duckdb
+
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "out").mkdir(parents=True)
+    tables = {"rows": rows} | {
+        name: settled(table, of=f"the input {name!r}: ")
+        for name, table in inputs.items()
+        if re.search(rf"\b{re.escape(name)}\b", query)
+    }
+    files = {name: str((folder / f"{number}.parquet").absolute()) for number, name in enumerate(tables)}
+    for name, table in tables.items():
+        table.sink_parquet(files[name], compression="lz4", row_group_size=ROW_GROUP)
+    with duckdb.connect(config=_settings(folder)) as database:
+        database.execute("SET TimeZone = 'UTC'")
+        for name, file in files.items():
+            quoted = name.replace('"', '""')
+            database.execute(
+                f"CREATE VIEW \"{quoted}\" AS FROM read_parquet('{file.replace(chr(39), chr(39) * 2)}')"
+            )
+        database.execute("SET allowed_paths = $1", [list(files.values())])
+        database.execute("SET enable_external_access = false")
+        database.execute("SET lock_configuration = true")
+        try:
+            return _result(database, query, folder / "out")
+        except duckdb.Error as error:
+            raise _explained(error, rows) from error
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    return {
+        "temp_directory": str(folder / "spill"),
+        "memory_limit": MEMORY_LIMIT,
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        # Variables of this program are no tables.
+        "python_enable_replacements": False,
+    }
+
+
+def _result(database: duckdb.DuckDBPyConnection, query: str, folder: Path) -> pl.LazyFrame:
+    import duckdb
+
+    statements = database.extract_statements(query)
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        raise StepError("it must be one query: SELECT …", "make tables in `after`, and settings in no step")
+    reader: Any = database.sql(query).to_arrow_reader(BATCH_ROWS)
+    # A query without a result still has columns.
+    empty = pl.DataFrame(reader.schema.empty_table())
+    settled(empty.lazy())
+    empty.write_parquet(folder / "00000000.parquet")
+    for number, batch in enumerate(reader, start=1):
+        pl.DataFrame(batch).write_parquet(folder / f"{number:08d}.parquet", compression="lz4")
+    return settled(pl.scan_parquet(folder / "*.parquet"))
+
+
+def _explained(error: Exception, rows: pl.LazyFrame) -> StepError:
+    text = str(error).strip()
+    column = re.search(r'Referenced column "([^"]+)" not found', text)
+    if column is not None:
+        known(rows, [column[1]])
+    if "disabled" in text and ("external" in text.lower() or "file system" in text.lower()):
+        return StepError(
+            f"{first_line(error)}", "a query sees `rows` and the inputs; declare the file in `inputs`"
+        )
+    near = re.search(r'(?:Did you mean|Candidate bindings:) ?:?\s*"?([^"\n]+)"?', text)
+    return StepError(first_line(error), None if near is None else f"did you mean {near[1].strip()!r}?")
