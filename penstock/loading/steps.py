@@ -189,12 +189,12 @@ class Transformation:
             PenstockError: A step is not possible with these rows; it is named.
         """
         rows = _spilt(folder)
-        plans = []
-        for at, step in self.all:
-            rows = self._whole(rows, at, step, folder)
-            plans.append((at, step, rows))
+        plans: list[tuple[int, Step, pl.LazyFrame]] = []
         made = 0
         try:
+            for at, step in self.all:
+                rows = self._whole(rows, at, step, folder)
+                plans.append((at, step, rows))
             for frame in rows.collect_batches(chunk_size=BATCH_ROWS):
                 made += frame.height
                 if frame.height:
@@ -218,8 +218,11 @@ class Transformation:
                 named = {name: self.inputs.scan(name) for name in self.inputs.declared if name in step.query}
                 return queried(rows, step.query, named, folder / f"step{at}")
             plan = whole(rows, step, self.inputs)  # type: ignore[arg-type]
+        except StepError as error:
+            raise _explained(at, step, error, columns(rows)) from error
+        try:
             plan.collect_schema()
-        except (pl.exceptions.PolarsError, StepError) as error:
+        except pl.exceptions.PolarsError as error:
             raise _explained(at, step, error, columns(rows)) from error
         return plan
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from penstock.loading.steps_columns import known, settled
-from penstock.loading.steps_expressions import StepError, first_line
+from penstock.loading.steps_expressions import StepError, first_line, near
 
 if TYPE_CHECKING:
     import duckdb
@@ -21,6 +21,10 @@ __all__ = ["MEMORY_LIMIT", "queried"]
 BATCH_ROWS = 100_000
 MEMORY_LIMIT = "2GB"  # from there on DuckDB works on disk
 ROW_GROUP = 122_880
+# DuckDB's types that a table of a load has a place for.
+FLAT = re.compile(
+    r"(boolean|u?(tiny|small|big|huge)?int(eger)?|float|double|decimal|varchar|enum|date|timestamp.*)$"
+)
 
 
 def queried(rows: pl.LazyFrame, query: str, inputs: Mapping[str, pl.LazyFrame], folder: Path) -> pl.LazyFrame:
@@ -64,7 +68,7 @@ def queried(rows: pl.LazyFrame, query: str, inputs: Mapping[str, pl.LazyFrame], 
         try:
             return _result(database, query, folder / "out")
         except duckdb.Error as error:
-            raise _explained(error, rows) from error
+            raise _explained(error, rows, files) from error
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -84,24 +88,35 @@ def _result(database: duckdb.DuckDBPyConnection, query: str, folder: Path) -> pl
     statements = database.extract_statements(query)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise StepError("it must be one query: SELECT …", "make tables in `after`, and settings in no step")
-    reader: Any = database.sql(query).to_arrow_reader(BATCH_ROWS)
+    result = database.sql(query)
+    for name, kind in zip(result.columns, result.types, strict=True):
+        if not FLAT.match(str(kind.id)):
+            raise StepError(
+                f"{name!r} is {str(kind).lower()}, which no column of a table can be",
+                f"as text: CAST({name} AS VARCHAR); a span of time as seconds: epoch(…)",
+            )
+        if result.columns.count(name) > 1:
+            raise StepError(f"there would be two columns {name!r}", "name one of them with AS")
+    reader: Any = result.to_arrow_reader(BATCH_ROWS)
     # A query without a result still has columns.
-    empty = pl.DataFrame(reader.schema.empty_table())
-    settled(empty.lazy())
-    empty.write_parquet(folder / "00000000.parquet")
+    pl.DataFrame(reader.schema.empty_table()).write_parquet(folder / "00000000.parquet")
     for number, batch in enumerate(reader, start=1):
         pl.DataFrame(batch).write_parquet(folder / f"{number:08d}.parquet", compression="lz4")
     return settled(pl.scan_parquet(folder / "*.parquet"))
 
 
-def _explained(error: Exception, rows: pl.LazyFrame) -> StepError:
-    text = str(error).strip()
+def _explained(error: Exception, rows: pl.LazyFrame, tables: Iterable[str]) -> StepError:
+    text, first = str(error).strip(), first_line(error)
     column = re.search(r'Referenced column "([^"]+)" not found', text)
     if column is not None:
         known(rows, [column[1]])
-    if "disabled" in text and ("external" in text.lower() or "file system" in text.lower()):
+    table = re.search(r"Table with name (.+) does not exist", first)
+    if table is not None:
+        there = list(tables)
         return StepError(
-            f"{first_line(error)}", "a query sees `rows` and the inputs; declare the file in `inputs`"
+            f"there is no table {table[1]!r}",
+            near(table[1], there) or f"there are: {', '.join(there)}; others are declared in inputs",
         )
-    near = re.search(r'(?:Did you mean|Candidate bindings:) ?:?\s*"?([^"\n]+)"?', text)
-    return StepError(first_line(error), None if near is None else f"did you mean {near[1].strip()!r}?")
+    if "disabled by configuration" in first:
+        return StepError(first, "a query sees `rows` and the inputs; declare the file in `inputs`")
+    return StepError(first)

@@ -223,5 +223,9 @@ def _unpivoted(rows: pl.LazyFrame, step: Unpivot) -> pl.LazyFrame:
     _distinct([*index, *free([step.name, step.value])])
     schema = rows.collect_schema()
     kind = reduce(widened, [schema[name] for name in step.columns])
-    aligned = rows.with_columns(_widened(name, schema[name], kind).alias(name) for name in step.columns)
-    return aligned.unpivot(on=list(step.columns), index=index, variable_name=step.name, value_name=step.value)
+    # Not polars' own unpivot: there, the order of rows depends on how they are cut into pieces.
+    names = pl.lit(pl.Series([list(step.columns)], dtype=pl.List(pl.String)))
+    values = pl.concat_list(_widened(name, schema[name], kind) for name in step.columns)
+    return rows.select(*index, names.first().alias(step.name), values.alias(step.value)).explode(
+        step.name, step.value
+    )

@@ -43,10 +43,19 @@ Duration = Annotated[timedelta, BeforeValidator(duration)]
 
 
 def _as_text(codes: Any) -> Any:
-    """Codes as a column of text would have them: YAML takes 1 for a number and true for a truth value."""
+    """Codes as a column of text would have them."""
     if not isinstance(codes, dict):
         return codes
-    return {str(key).lower() if isinstance(key, bool) else str(key): word for key, word in codes.items()}
+    if any(isinstance(code, bool) for code in codes):
+        raise ValueError(
+            "YAML takes yes, no, on, off, true and false for truth values; write such codes in quotes"
+        )
+    return {str(code): word for code, word in codes.items()}
+
+
+def _null(word: Any) -> Any:
+    """What YAML reads where ``null`` is written as a word."""
+    return "null" if word is None else word
 
 
 # --- row by row -------------------------------------------------------------------------------------
@@ -81,7 +90,9 @@ class MapCodes(View):
     codes: Annotated[dict[str, Scalar | None], BeforeValidator(_as_text), Field(min_length=1)]  # code → word
     into: str | None = None  # a column of its own; in place without
     # Of a code that is not among them; `default` alone says enough.
-    unmapped: Literal["keep", "null", "default", "quarantine"] = "quarantine"
+    unmapped: Annotated[Literal["keep", "null", "default", "quarantine"], BeforeValidator(_null)] = (
+        "quarantine"
+    )
     default: Scalar | None = None
 
     @model_validator(mode="before")
@@ -112,7 +123,7 @@ class Cast(View):
 
     op: Literal["cast"]
     columns: Annotated[dict[str, ColumnType], Field(min_length=1)]
-    on_error: Literal["quarantine", "null", "fail"] = "quarantine"
+    on_error: Annotated[Literal["quarantine", "null", "fail"], BeforeValidator(_null)] = "quarantine"
 
 
 class Filter(View):
@@ -143,6 +154,16 @@ class Join(View):
     suffix: Annotated[str, Field(min_length=1)] = "_right"  # for names that are there already
     validate_keys: Literal["m:1", "m:m"] = "m:1"  # m:1: keys are unique in the input, so no row is doubled
     tolerance: Duration | Annotated[float, Field(ge=0)] | None = None  # asof: no older than this
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on_is_a_word(cls, given: Any) -> Any:
+        # YAML reads `on` as true.
+        return (
+            {"on" if key is True else key: value for key, value in given.items()}
+            if isinstance(given, dict)
+            else given
+        )
 
     @model_validator(mode="after")
     def _goes_with_how(self) -> Self:
