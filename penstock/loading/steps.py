@@ -24,7 +24,7 @@ from penstock.loading.steps_columns import columns
 from penstock.loading.steps_expressions import StepError, first_line, near
 from penstock.loading.steps_inputs import Inputs
 from penstock.loading.steps_query import queried
-from penstock.loading.steps_rows import RowStep, divided, judges, multiplies, parts, planned
+from penstock.loading.steps_rows import COMPARE, RowStep, divided, judges, multiplies, parts, planned
 from penstock.loading.steps_tables import together, whole
 
 __all__ = ["Stepped", "Transformation"]
@@ -255,6 +255,8 @@ def _explained(at: int, step: Step, error: Exception, there: Sequence[str], of: 
     if missing is not None:
         message = f"there is no column {missing[1]!r}"
         hint = near(missing[1], list(there)) or f"there are: {', '.join(there[:20])}"
+    elif "cannot compare" in message or "could not evaluate" in message:
+        hint = COMPARE
     elif "conversion from" in message:
         hint = "TRY_CAST gives nothing for what does not fit; the step `cast` sends it to quarantine"
     return _failed(at, step, of + message, hint)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import polars as pl
 
+from penstock.config.tables import ColumnType
 from penstock.contract import POLARS_TYPES
 from penstock.loading.state import LINEAGE
 from penstock.loading.steps_expressions import StepError, near
@@ -49,9 +50,10 @@ def free(names: Iterable[str]) -> list[str]:
     return named
 
 
-def word(kind: pl.DataType) -> str:
+def word(kind: pl.DataType) -> ColumnType | str:
     """What a person calls a type."""
-    return next((name for name, known_kind in POLARS_TYPES.items() if known_kind == kind), str(kind).lower())
+    # Of category and text, which are the same to polars, the latter.
+    return {known_kind: name for name, known_kind in POLARS_TYPES.items()}.get(kind, str(kind).lower())
 
 
 def settled(rows: pl.LazyFrame, names: Sequence[str] | None = None, of: str = "") -> pl.LazyFrame:

@@ -160,14 +160,11 @@ class _Reader:
         kind, word = self.before
         if kind == "word" and self.adjacent and len(word) == 1:
             raise self._wrong(f"{word}'…' is not possible", "write plain text: 'it''s'")
-        if (
-            kind == "word"
-            and word in {"timestamp", "timestamptz"}
-            and not ZONE.search(token[1:-1].strip()[10:])
-        ):
+        if kind == "word" and word in {"timestamp", "timestamptz"}:
             self.out[self.at] = "TIMESTAMPTZ"
             moment = token[1:-1].strip()
-            return f"'{moment}{' 00:00:00' if len(moment) == 10 else ''}Z'"
+            if not ZONE.search(moment[10:]):
+                return f"'{moment}{' 00:00:00' if len(moment) == 10 else ''}Z'"
         return token
 
     def _number(self, token: str) -> str:

@@ -10,13 +10,13 @@ import polars as pl
 from penstock import contract
 from penstock.config.loading.steps import Cast, Derive, Drop, Fill, Filter, Join, Keep, MapCodes, Rename
 from penstock.config.tables import ColumnType
-from penstock.contract import POLARS_TYPES, QUARANTINE_SCHEMA
+from penstock.contract import QUARANTINE_SCHEMA
 from penstock.loading.state import LINEAGE, POSITION, SOURCE
 from penstock.loading.steps_columns import columns, free, known, settled, word
 from penstock.loading.steps_expressions import StepError, expression, first_line
 from penstock.loading.steps_inputs import Inputs, agreed, key_name
 
-__all__ = ["RowStep", "divided", "judges", "multiplies", "parts", "planned"]
+__all__ = ["COMPARE", "RowStep", "divided", "judges", "multiplies", "parts", "planned"]
 
 RowStep = Rename | Drop | Keep | MapCodes | Fill | Cast | Filter | Derive | Join
 MARK = "\0row"
@@ -98,7 +98,7 @@ def _renamed(rows: pl.LazyFrame, step: Rename) -> pl.LazyFrame:
 
 def _literal(name: str, value: object, kind: pl.DataType) -> pl.Expr:
     """A value as one of a column."""
-    wanted: ColumnType = next((name for name, other in POLARS_TYPES.items() if other == kind), "text")
+    wanted: Any = word(kind)
     given = pl.Series("value", [value])
     fits = (kind == pl.String) == isinstance(value, str) or kind.is_temporal()
     typed = given.to_frame().select(contract.typed("value", wanted, given.dtype)).item() if fits else None
@@ -221,16 +221,34 @@ def _changed(rows: pl.LazyFrame, step: MapCodes | Cast) -> pl.LazyFrame:
 def _mapped(step: MapCodes, kind: pl.DataType) -> pl.Expr:
     column, words = pl.col(step.column), list(step.codes.values())
     code = _code(column, kind)
-    found = pl.Series([*words, step.default], strict=False).dtype
-    result = pl.String() if found == pl.Null else found
+    result = _kind_of([word for word in [*words, step.default] if word is not None])
     rest: Any = step.default
     if step.unmapped == "keep":
         same = kind == result
         result, rest = (kind, column) if same else (pl.String(), code)
-    typed = [None if word is None else str(word) if result == pl.String else word for word in words]
+    elif step.default is not None:
+        rest = pl.lit(_as(step.default, result), dtype=result)
+    typed = pl.Series([_as(word, result) for word in words], dtype=result)
     mapped = code.replace_strict(list(step.codes), typed, default=rest, return_dtype=result)
     # What is missing is no code that was not mapped.
     return pl.when(code.is_not_null()).then(mapped)
+
+
+def _as(word: Any, kind: pl.DataType) -> Any:
+    if word is None:
+        return None
+    if kind == pl.String:
+        return str(word).lower() if isinstance(word, bool) else str(word)
+    return float(word) if kind == pl.Float64 else word
+
+
+def _kind_of(words: list[Any]) -> pl.DataType:
+    """The type of what is declared, whichever of it turns up."""
+    if words and all(isinstance(word, bool) for word in words):
+        return pl.Boolean()
+    if not words or any(isinstance(word, str | bool) for word in words):
+        return pl.String()
+    return pl.Float64() if any(isinstance(word, float) for word in words) else pl.Int64()
 
 
 def _code(column: pl.Expr, kind: pl.DataType) -> pl.Expr:

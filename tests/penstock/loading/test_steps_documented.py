@@ -18,7 +18,7 @@ from penstock.loading.steps_expressions import FUNCTIONS
 from tests.penstock.loading.stepping import traced, transformed
 
 PAGE = (Path(__file__).parents[3] / "docs/transformation.md").read_text(encoding="utf-8")
-TABLES = {name: text for name, text in re.findall(r"```csv (\w+)\n(.*?)```", PAGE, re.DOTALL)}
+TABLES = dict(re.findall(r"```csv (\w+)\n(.*?)```", PAGE, re.DOTALL))
 EXAMPLES = re.findall(r"```yaml\n(.*?)```\n```csv\n(.*?)```", PAGE, re.DOTALL)
 
 
