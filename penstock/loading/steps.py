@@ -199,32 +199,36 @@ class Transformation:
                 made += frame.height
                 if frame.height:
                     sink(frame)
-        except pl.exceptions.PolarsError:
-            # Which one was it?
-            for at, step, plan in plans:
-                try:
-                    for _ in plan.collect_batches(chunk_size=BATCH_ROWS):
-                        pass
-                except pl.exceptions.PolarsError as error:
-                    raise _explained(at, step, error, ()) from error
-            raise
+        except pl.exceptions.PolarsError as error:
+            _find_culprit(plans)
+            raise _explained(*self.all[len(plans) - 1], error, ()) from error
         return made
 
     def _whole(self, rows: pl.LazyFrame, at: int, step: Step, folder: Path) -> pl.LazyFrame:
         if isinstance(step, get_args(RowStep)):
             return self._planned(rows, at, step, streamed=True)
-        try:
-            if isinstance(step, Sql):
-                named = {name: self.inputs.scan(name) for name in self.inputs.declared if name in step.query}
+        if isinstance(step, Sql):
+            named = {name: self.inputs.scan(name) for name in self.inputs.declared if name in step.query}
+            try:
                 return queried(rows, step.query, named, folder / f"step{at}")
-            plan = whole(rows, step, self.inputs)  # type: ignore[arg-type]
-        except StepError as error:
-            raise _explained(at, step, error, columns(rows)) from error
+            except StepError as error:
+                raise _explained(at, step, error, columns(rows)) from error
         try:
+            plan = whole(rows, step, self.inputs)  # type: ignore[arg-type]
             plan.collect_schema()
-        except pl.exceptions.PolarsError as error:
+        except (pl.exceptions.PolarsError, StepError) as error:
             raise _explained(at, step, error, columns(rows)) from error
         return plan
+
+
+def _find_culprit(plans: Sequence[tuple[int, Step, pl.LazyFrame]]) -> None:
+    """Run plans one by one, so that the step that fails can be named."""
+    for at, step, plan in plans:
+        try:
+            for _ in plan.collect_batches(chunk_size=BATCH_ROWS):
+                pass
+        except pl.exceptions.PolarsError as error:
+            raise _explained(at, step, error, ()) from error
 
 
 def _kind(numbered: _Numbered) -> int:

@@ -47,7 +47,9 @@ class Inputs:
         if name not in self._scanned:
             given = self.declared[name]
             try:
-                self._scanned[name] = _scan(given).drop(LINEAGE, strict=False)
+                found = _scan(given).drop(LINEAGE, strict=False)
+                found.collect_schema()
+                self._scanned[name] = found
             except PenstockError as error:
                 raise PenstockError(f"inputs.{name}: {error.message}", hint=error.hint) from error
             except (pl.exceptions.PolarsError, OSError) as error:

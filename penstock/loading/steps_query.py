@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -20,10 +21,11 @@ __all__ = ["MEMORY_LIMIT", "queried"]
 
 BATCH_ROWS = 100_000
 MEMORY_LIMIT = "2GB"  # from there on DuckDB works on disk
+THREADS = 8  # at most: each needs its part of the memory before it can
 ROW_GROUP = 122_880
 # DuckDB's types that a table of a load has a place for.
 FLAT = re.compile(
-    r"(boolean|u?(tiny|small|big|huge)?int(eger)?|float|double|decimal|varchar|enum|date|timestamp.*)$"
+    r'("?null"?|boolean|u?(tiny|small|big|huge)?int(eger)?|float|double|decimal|varchar|enum|date|timestamp.*)$'
 )
 
 
@@ -67,7 +69,8 @@ def queried(rows: pl.LazyFrame, query: str, inputs: Mapping[str, pl.LazyFrame], 
         database.execute("SET lock_configuration = true")
         try:
             return _result(database, query, folder / "out")
-        except duckdb.Error as error:
+        # What goes wrong while rows come is Arrow's to tell.
+        except (duckdb.Error, OSError) as error:
             raise _explained(error, rows, files) from error
 
 
@@ -75,6 +78,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     return {
         "temp_directory": str(folder / "spill"),
         "memory_limit": MEMORY_LIMIT,
+        "threads": min(THREADS, os.cpu_count() or 1),
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
         # Variables of this program are no tables.
@@ -119,4 +123,8 @@ def _explained(error: Exception, rows: pl.LazyFrame, tables: Iterable[str]) -> S
         )
     if "disabled by configuration" in first:
         return StepError(first, "a query sees `rows` and the inputs; declare the file in `inputs`")
+    if first.startswith("Out of Memory"):
+        return StepError(
+            first, "make it of fewer rows at a time, or in `after`, with the memory of the warehouse"
+        )
     return StepError(first)
