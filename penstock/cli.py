@@ -10,6 +10,7 @@ import typer
 
 from penstock.console import USER_ERROR, fail, progress, say
 from penstock.errors import PenstockError
+from penstock.loading.commands import ingest
 
 __all__ = ["app", "main"]
 
@@ -20,6 +21,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="From raw data to a served model. The graph itself runs by `dvc repro` and `dvc exp run`.",
 )
+
+app.add_typer(ingest, name="ingest")
 
 
 @app.command()

@@ -137,7 +137,7 @@ def volume_deviation(rows: int, before: Sequence[int]) -> float:
     """
     median = statistics.median(before)
     spread = MAD_TO_SIGMA * statistics.median([abs(count - median) for count in before])
-    return (rows - median) / max(spread, median**0.5, 0.01 * median, 1.0)
+    return float((rows - median) / max(spread, median**0.5, 0.01 * median, 1.0))
 
 
 def _shown(span: Any) -> str:
@@ -190,6 +190,8 @@ def send(notify: Notify, raised: Sequence[Alert], cleared: Sequence[Alert], now:
         with urllib.request.urlopen(request, timeout=POST_SECONDS):  # noqa: S310
             pass
     except (urllib.error.URLError, OSError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         raise PenstockError(
             f"monitor.notify: alerts cannot be posted ({hidden(str(error))})",
             hint="is the address right, and up?",

@@ -370,6 +370,9 @@ class _Running:
         """Fail if too many rows were rejected; they are there to look at."""
         allowed = self.load.contract.max_quarantine_share
         rejected = self.rejects.total
+        if self.load.incremental is not None:
+            # Rows without a cursor come with every load, however little is new.
+            rejected -= self.report.reasons.get(f"{self.load.incremental.cursor}: missing", 0)
         if rejected <= self.load.tolerated_rejects or rejected / max(1, self.report.read) <= allowed:
             return
         contract.refuse(

@@ -18,7 +18,7 @@ import queue
 import re
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -26,26 +26,27 @@ from itertools import pairwise
 import polars as pl
 import polars.selectors as cs
 
+from penstock import contract
 from penstock.config.loading import DatabaseSource
 from penstock.contract import QUARANTINE_SCHEMA
 from penstock.errors import PenstockError
 from penstock.sources.chunks import Chunk, Window
 from penstock.sources.database_interface import ROWS, Bound, Database, Field, Select, moment, wrong
-from penstock.sources.secrets import hiding, revealed
+from penstock.sources.secrets import hidden, hiding, revealed
 
 __all__ = ["read_database"]
 
 # Frames of one part that wait for their turn.
 AHEAD = 1
 PATIENCE = 0.1  # seconds between looks at whether a waiting thread should end
+GRACE = 1.0  # seconds until a statement is broken off whose rows nobody wants any more
 
 
 def read_database(source: DatabaseSource, window: Window) -> Iterator[Chunk]:
     """Read a table or query.
 
     A column is text in those chunks where one of its values is none of the column's type; see
-    ``database_values``. Binary is hexadecimal digits, and what no contract knows (time, interval, array) is text
-    or JSON.
+    ``database_values``. What no contract knows (time, interval, array) is text or JSON.
 
     Args:
         source: Where it is. Its partitions are read at once where connections can see the same moment
@@ -57,13 +58,15 @@ def read_database(source: DatabaseSource, window: Window) -> Iterator[Chunk]:
     """
     with hiding(), closing(_opened(revealed(source.url, url=True))) as database:
         asked = _asked(database, source, window)
-        if source.partitions > 1 and asked.partition is not None:
-            with database.twins(source.partitions) as twins:
-                frames = _by_turns(_parted(asked, window, twins), window.batch_rows)
-                position = yield from _good(asked, frames, boundary=False)
-        else:
-            frames = _by_turns([(database, _select(asked, window))], window.batch_rows)
-            position = yield from _good(asked, frames, boundary=asked.cursor is not None)
+        with ExitStack() as stack:
+            parts = [(database, _select(asked, window))]
+            if source.partitions > 1 and asked.partition is not None:
+                parts = (
+                    _parted(asked, window, stack.enter_context(database.twins(source.partitions))) or parts
+                )
+            frames = stack.enter_context(closing(_by_turns(parts, window.batch_rows)))
+            boundary = asked.cursor is not None and len(parts) == 1
+            position = yield from _good(asked, frames, boundary=boundary)
         if asked.cursor is not None:
             yield from _without_cursor(asked, asked.cursor, window.batch_rows, position)
 
@@ -80,7 +83,7 @@ def _opened(url: str) -> Database:
         path = rest.removeprefix("/").partition("?")[0]
         if not path or path == ":memory:":
             raise PenstockError(f"source.url: {kind} needs a file", hint=f"{kind}:///path of the database")
-        name = f"{kind}:///{path}"
+        name = hidden(f"{kind}:///{path}")
         if kind == "sqlite":
             from penstock.sources.database_sqlite import SQLite
 
@@ -89,7 +92,7 @@ def _opened(url: str) -> Database:
 
         return DuckDB(path, name)
     place = rest.partition("?")[0].rpartition("@")[2]
-    name = f"{kind}://{place}"
+    name = hidden(f"{kind}://{place}")
     if kind in {"postgresql", "postgres"}:
         from penstock.sources.database_postgres import Postgres
 
@@ -145,6 +148,11 @@ def _asked(database: Database, source: DatabaseSource, window: Window) -> _Asked
     if twice:
         raise wrong(label, f"two columns are called {twice[0]!r}", "name them in the query: SELECT … AS …")
     cursor = None if window.cursor is None else _named(fields, window.cursor, "incremental.cursor", label)
+    if cursor is not None and cursor.kind == "binary":
+        raise PenstockError(
+            f"incremental.cursor: the column {cursor.name!r} of {label} is {cursor.type}",
+            hint="go by a number, a text or a time",
+        )
     partition = None
     if source.partition is not None:
         partition = _named(fields, source.partition, "source.partition", label)
@@ -269,38 +277,37 @@ def _without_cursor(asked: _Asked, cursor: Field, rows: int, position: int) -> I
     """Rows that no bound finds, as broken ones."""
     condition = f"{asked.database.column(cursor)} IS NULL"
     select = Select(f"SELECT {_list(asked)} FROM {asked.relation} WHERE {condition}", asked.fields)
-    for frame in asked.database.batches(select, rows):
-        as_json = pl.struct((~cs.nested()).cast(pl.String)).struct.json_encode()
-        broken = frame.select(
-            source=pl.lit(asked.label),
-            position=pl.int_range(position, position + pl.len(), dtype=pl.Int64),
-            reason=pl.lit(f"{cursor.name}: expected a value, found none"),
-            row=as_json,
-        )
-        yield Chunk(
-            frame.clear(),
-            asked.label,
-            position,
-            broken=broken.match_to_schema(QUARANTINE_SCHEMA),
-            reasons={f"{cursor.name}: missing": frame.height},
-            boundary=True,
-        )
-        position += frame.height
+    with closing(asked.database.batches(select, rows)) as frames:
+        for frame in frames:
+            broken = frame.select(
+                source=pl.lit(asked.label),
+                position=pl.int_range(position, position + pl.len(), dtype=pl.Int64),
+                reason=pl.lit(f"{cursor.name}: expected a value, found none"),
+                row=contract.as_json(frame.with_columns(cs.binary().bin.encode("base64"))),
+            )
+            yield Chunk(
+                frame.clear(),
+                asked.label,
+                position,
+                broken=broken.match_to_schema(QUARANTINE_SCHEMA),
+                reasons={f"{cursor.name}: missing": frame.height},
+                boundary=True,
+            )
+            position += frame.height
 
 
 # --- in other threads -------------------------------------------------------------------------------
 
 
 def _parted(asked: _Asked, window: Window, twins: Sequence[Database]) -> list[tuple[Database, Select]]:
-    """Who reads which range of the partition column."""
+    """Who reads which range of the partition column; nobody, if there is nothing to divide."""
     assert asked.partition is not None
     found = asked.database.extremes(asked.relation, asked.partition) if twins else None
-    conditions = [None] if found is None else _ranges(asked, *found, len(twins))
-    readers = twins or [asked.database]
-    return [(reader, _select(asked, window, only)) for reader, only in zip(readers, conditions, strict=False)]
+    conditions = [] if found is None else _ranges(asked, *found, len(twins))
+    return [(twin, _select(asked, window, only)) for twin, only in zip(twins, conditions, strict=False)]
 
 
-def _ranges(asked: _Asked, least: Bound, largest: Bound, count: int) -> list[str | None]:
+def _ranges(asked: _Asked, least: Bound, largest: Bound, count: int) -> list[str]:
     """Conditions that divide all rows; those without a value are in the first, and the outer ones have no end."""
     partition, database = asked.partition, asked.database
     assert partition is not None
@@ -317,7 +324,7 @@ def _ranges(asked: _Asked, least: Bound, largest: Bound, count: int) -> list[str
         if edge not in (least, *inner):
             inner.append(edge)
     if not inner:
-        return [None]
+        return []
     shown = [database.bound(edge, partition, []) for edge in inner]
     middle = [f"{column} >= {low} AND {column} < {high}" for low, high in pairwise(shown)]
     return [f"({column} < {shown[0]} OR {column} IS NULL)", *middle, f"{column} >= {shown[-1]}"]
@@ -326,7 +333,7 @@ def _ranges(asked: _Asked, least: Bound, largest: Bound, count: int) -> list[str
 _Item = pl.DataFrame | BaseException | None
 
 
-def _by_turns(parts: Sequence[tuple[Database, Select]], rows: int) -> Iterator[pl.DataFrame]:
+def _by_turns(parts: Sequence[tuple[Database, Select]], rows: int) -> Generator[pl.DataFrame]:
     """A frame of each part in turn: the order hangs on the rows alone, and every thread has work.
 
     One part too is read by another thread: the next frame comes while the last is worked on.
@@ -370,8 +377,10 @@ def _by_turns(parts: Sequence[tuple[Database, Select]], rows: int) -> Iterator[p
                     yield item
     finally:
         ends.set()
-        for (database, _), thread in zip(parts, threads, strict=True):
+        for (database, _), place, thread in zip(parts, queues, threads, strict=True):
+            with suppress(queue.Empty):
+                place.get_nowait()  # it may wait for the place
+            thread.join(GRACE)
             if thread.is_alive():
                 database.cancel()
-        for thread in threads:
-            thread.join()
+                thread.join()

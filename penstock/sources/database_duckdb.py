@@ -39,7 +39,7 @@ NATIVE: dict[str, Kind] = {
     "DOUBLE": "number",
     "DECIMAL": "number",
     "VARCHAR": "text",
-    "BLOB": "other",
+    "BLOB": "binary",
     "DATE": "date",
     "TIMESTAMP": "datetime",
     "TIMESTAMP_S": "datetime",
@@ -54,9 +54,11 @@ class DuckDB(Database):
 
     def __init__(self, path: str, name: str) -> None:
         import duckdb
+        import pyarrow as pa
 
         self.name = name
-        self._error = duckdb.Error
+        # In the middle of a result, Arrow speaks for the database.
+        self._errors = (duckdb.Error, pa.ArrowException, OSError)
         if not Path(path).is_file():
             raise PenstockError(
                 f"{name}: there is no such file", hint="duckdb:///relative/path or duckdb:////absolute/path"
@@ -73,7 +75,7 @@ class DuckDB(Database):
     def _telling(self) -> Iterator[None]:
         try:
             yield
-        except self._error as error:
+        except self._errors as error:
             said = re.split(r"\n\s*\n|\nLINE ", str(error))[0]
             raise wrong(self.name, described(Exception(said))) from error
 
@@ -112,6 +114,9 @@ class DuckDB(Database):
                 " FROM information_schema.tables"
             ).fetchall()
         return [str(row[0]) for row in rows]
+
+    def cancel(self) -> None:
+        self._connection.interrupt()
 
     def close(self) -> None:
         self._connection.close()

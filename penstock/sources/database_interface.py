@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any, Literal
@@ -41,8 +41,8 @@ CHUNK_BYTES = 128 << 20
 PART = 4096
 SAMPLED = 16
 
-Kind = Literal["integer", "number", "boolean", "text", "date", "datetime", "zoned", "other"]
-Bound = int | float | str | datetime
+Kind = Literal["integer", "number", "boolean", "text", "date", "datetime", "zoned", "binary", "other"]
+Bound = int | float | str | date | datetime
 
 
 @dataclass(frozen=True)
@@ -160,12 +160,12 @@ def moment(bound: Bound, what: str) -> datetime:
     Raises:
         PenstockError: It is no time.
     """
-    found: date | None = bound if isinstance(bound, datetime) else None
-    if isinstance(bound, str):
-        try:
-            found = datetime.fromisoformat(bound)
-        except ValueError:
-            found = None
+    found = bound
+    if isinstance(found, str):
+        with suppress(ValueError):
+            found = datetime.fromisoformat(found)
+    if isinstance(found, date) and not isinstance(found, datetime):
+        found = datetime(found.year, found.month, found.day, tzinfo=UTC)
     if not isinstance(found, datetime):
         raise PenstockError(
             f"{what} holds dates or times; {bound!r} is neither",

@@ -44,7 +44,7 @@ NATIVE: dict[str, Kind] = {
     "varchar": "text",
     "bpchar": "text",
     "name": "text",
-    "bytea": "other",
+    "bytea": "binary",
     "date": "date",
     "timestamp": "datetime",
     "timestamptz": "zoned",
@@ -67,11 +67,14 @@ class Postgres(Database):
 
     def __init__(self, url: str, name: str, snapshot: str | None = None) -> None:
         import adbc_driver_manager
-        import adbc_driver_postgresql.dbapi as driver  # type: ignore[import-untyped]
+        import adbc_driver_postgresql.dbapi as driver
+        import pyarrow as pa
 
         self.name = name
         self._url = url
         self._error = adbc_driver_manager.Error
+        # In the middle of a result, Arrow speaks for the driver.
+        self._errors = (adbc_driver_manager.Error, pa.ArrowException, OSError)
         self._reading: Any = None
         try:
             self._connection = driver.connect(url)
@@ -98,9 +101,9 @@ class Postgres(Database):
     def _telling(self) -> Iterator[None]:
         try:
             yield
-        except self._error as error:
+        except self._errors as error:
             said = _said(error)
-            state = error.sqlstate or ""
+            state = getattr(error, "sqlstate", None) or ("25006" if "read-only" in said else "")
             gone = state.startswith(CONNECTION_GONE) or re.search(
                 r"server closed the connection|no connection to the server|connection (reset|refused)|terminating connection",
                 str(error),
@@ -117,8 +120,7 @@ class Postgres(Database):
         # What is text in the chunk is compared as text, and as Python does: by code points.
         column = self.column(found)
         if found.kind in {"text", "other"}:
-            wire = "encode({}, 'hex')" if found.type == "bytea" else found.wire
-            return f'({wire.replace("{}", column)}) COLLATE "C"'
+            return f'({found.wire.replace("{}", column)}) COLLATE "C"'
         return f"{column}::numeric" if found.type == "money" else column
 
     def bound(self, bound: Bound, found: Field, parameters: list[Bound]) -> str:  # noqa: ARG002

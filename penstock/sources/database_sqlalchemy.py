@@ -2,8 +2,8 @@
 """MySQL, MariaDB and whatever else SQLAlchemy has a dialect and an installed driver for, row by row.
 
 connectorx was tried for MySQL and is eight times as fast, but it takes the whole result into memory if rows are
-not taken as fast as they come, panics at a day of zeros, a time above 24 hours and most decimals, and needs
-half a minute to tell that there is no server.
+not taken as fast as they come, panics at a day of zeros, a time above 24 hours and a decimal above 28 digits, and
+needs half a minute to tell that there is no server.
 """
 
 from __future__ import annotations
@@ -101,6 +101,7 @@ class Server(Database):
                 "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
             ):
                 self._connection.exec_driver_sql(statement)
+            self._number = int(self._connection.exec_driver_sql("SELECT connection_id()").scalar_one())
             self._connection.execution_options(**options)
 
     @contextmanager
@@ -161,9 +162,18 @@ class Server(Database):
         targets = [found.target if isinstance(found.target, pl.Decimal) else None for found in select.fields]
         with self._telling():
             result = self._execute(select.sql, select.parameters)
-            for frame in row_batches(result.fetchmany, select.fields, rows):
-                yield as_found(frame, targets)
-            result.close()
+            cursor = result.cursor
+            rest = getattr(cursor, "_result", None)
+            try:
+                for frame in row_batches(result.fetchmany, select.fields, rows):
+                    yield as_found(frame, targets)
+            finally:
+                if self._mysql and rest is not None and rest.unbuffered_active:
+                    # Rows are left. pymysql would fetch them all to close its cursor, and again to forget it;
+                    # the connection will be closed instead.
+                    rest.unbuffered_active = False
+                    cursor.connection = None
+                result.close()
 
     def tables(self) -> list[str]:
         with self._telling():
@@ -179,8 +189,13 @@ class Server(Database):
             rows = self._execute(sql, [parts[-1], *parts[:-1]]).fetchall()
         return int(rows[0][0]) if rows and rows[0][0] is not None else None
 
+    def cancel(self) -> None:
+        if self._mysql:
+            with suppress(self._sa.exc.SQLAlchemyError, OSError), self._engine.connect() as other:
+                other.exec_driver_sql(f"KILL {self._number}")
+
     def close(self) -> None:
-        # Not an orderly end: that would first take the rest of a result from the server.
+        # Not handed back but closed: a result may be in the middle.
         with suppress(self._sa.exc.SQLAlchemyError, OSError):
             self._connection.invalidate()
         with suppress(self._sa.exc.SQLAlchemyError, OSError):

@@ -7,7 +7,9 @@ says of each row whether it will do, by the value that was there.
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from collections.abc import Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -36,7 +38,7 @@ def from_arrow(batch: Any) -> pl.DataFrame:
 
 
 def as_found(frame: pl.DataFrame, targets: Sequence[pl.DataType | None]) -> pl.DataFrame:
-    """Columns in their targets; binary as hexadecimal digits; as text what fits no target or no calendar."""
+    """Columns in their targets; as text what fits no target or no calendar."""
     changed: list[pl.Series] = []
     for column, target in zip(frame, targets, strict=True):
         kind = column.dtype
@@ -44,8 +46,6 @@ def as_found(frame: pl.DataFrame, targets: Sequence[pl.DataType | None]) -> pl.D
             cast = column.cast(target, strict=False)
             if cast.null_count() == column.null_count():
                 changed.append(cast)
-        elif kind == pl.Binary:
-            changed.append(column.bin.encode("hex"))
         elif kind in (pl.Date, pl.Datetime) and not _in_calendar(column):
             changed.append(_beyond(column))
     return frame.with_columns(changed) if changed else frame
@@ -104,13 +104,17 @@ def _strange(number: int, kind: pl.DataType) -> str:
             return word
     import numpy as np
 
+    found: Any
     if kind == pl.Date:
-        return str(np.datetime64(number, "D"))
-    assert isinstance(kind, pl.Datetime)
-    if kind.time_unit == "us" and number < -(1 << 62):
-        # Nothing is that long ago: a moment after the year 294246 that went over the edge.
-        return str(np.datetime64((number + (1 << 64)) // 1_000_000, "s"))
-    return str(np.datetime64(number, kind.time_unit))
+        found = np.datetime64(number, "D")
+    else:
+        assert isinstance(kind, pl.Datetime)
+        found = np.datetime64(number, kind.time_unit)
+        if kind.time_unit == "us" and number < -(1 << 62):
+            # Nothing is that long ago: a moment after the year 294246 that went over the edge.
+            found = np.datetime64((number + (1 << 64)) // 1_000_000, "s")
+    # ISO 8601 has the year -43 as -0043.
+    return re.sub(r"^-(\d+)", lambda year: f"-{year[1]:0>4}", str(found))
 
 
 # --- from Python ------------------------------------------------------------------------------------
@@ -137,6 +141,8 @@ def _typed(name: str, values: Sequence[Any], kinds: set[type], empty: pl.DataTyp
         return pl.Series(name, values, dtype=empty)
     if kinds == {str}:
         return pl.Series(name, values, dtype=pl.String)
+    if kinds == {bytes}:
+        return pl.Series(name, values, dtype=pl.Binary)
     if kinds == {bool}:
         return pl.Series(name, values, dtype=pl.Boolean)
     if kinds == {int}:
@@ -171,7 +177,8 @@ def _integers(name: str, values: Sequence[Any]) -> pl.Series | None:
 
 
 def _decimals(name: str, values: Sequence[Any]) -> pl.Series | None:
-    parts = [Decimal(value).as_tuple() for value in values if value is not None]
+    exact = [None if value is None else Decimal(value) for value in values]
+    parts = [value.as_tuple() for value in exact if value is not None]
     # NaN and infinity have a letter for an exponent.
     exponents = [part.exponent for part in parts if isinstance(part.exponent, int)]
     if len(exponents) < len(parts):
@@ -180,7 +187,7 @@ def _decimals(name: str, values: Sequence[Any]) -> pl.Series | None:
     whole = max(len(part.digits) + int(part.exponent) for part in parts)
     if max(whole, 1) + scale > DIGITS:
         return None
-    return pl.Series(name, values, dtype=pl.Decimal(DIGITS, scale))
+    return pl.Series(name, exact, dtype=pl.Decimal(DIGITS, scale))
 
 
 def _utc(value: datetime | None) -> datetime | None:
@@ -200,7 +207,7 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value).hex()
+        return base64.b64encode(value).decode()
     if isinstance(value, datetime | date | time):
         return value.isoformat()
     if isinstance(value, timedelta):

@@ -431,7 +431,7 @@ class _Sorted:
         marks = np.searchsorted(np.flatnonzero(data == self.shape.separator[0]), ends)
         length = ends - begins
         blank = (length == 0) | ((length == 1) & (data[begins] == RETURN))
-        sound = (np.diff(marks, prepend=0) + 1 == self.shape.width) & ~blank
+        sound = np.diff(marks, prepend=0) + 1 == self.shape.width
         self.clean += data[np.repeat(sound, length + 1)].tobytes()
         self.kept.append(self.rows + np.flatnonzero(sound))
         for row in np.flatnonzero(~sound & ~blank):

@@ -24,6 +24,7 @@ from penstock.config.loading import FilesSource
 from penstock.config.loading.files import FileFormat
 from penstock.errors import PenstockError
 from penstock.sources.chunks import Chunk, Window
+from penstock.sources.secrets import hidden
 from penstock.sources.streamed_ahead import ahead
 from penstock.sources.streamed_pieces import Piece, Progress, quarantined
 from penstock.sources.streamed_places import (
@@ -34,6 +35,7 @@ from penstock.sources.streamed_places import (
     opened,
     streamed,
     suffix_of,
+    unreachable,
 )
 from penstock.sources.streamed_resume import Memory, Record
 
@@ -61,6 +63,8 @@ SUFFIXES: dict[str, FileFormat] = {
 IN_LINES = {"csv", "jsonl"}
 WITH_TYPES = {"parquet", "arrow", "excel"}
 TOGETHER = 1000  # files in one chunk
+# A chunk is ready from the one share of `batch_rows` on, and has at most the other if it is of several pieces.
+FULL, FULLEST = 0.75, 1.25
 ENDS = 1024  # bytes at either end of a file by which it is known again
 
 
@@ -158,9 +162,15 @@ def _pieces(
                 progress = replace(progress, digest=_digest(place))
     except READ_ERRORS as error:
         raise PenstockError(
-            f"{place.name}: cannot be read to its end: {first_line(error)}, after row {progress.rows}",
+            f"{place.name}: cannot be read to its end: {hidden(first_line(error))}, after row {progress.rows}",
             hint="it is cut short or damaged; fetch it again",
         ) from error
+    except PenstockError:
+        raise
+    except Exception as error:
+        if place.is_here:
+            raise
+        raise unreachable(place.name, error) from error  # each client has its own
     yield Piece(pl.DataFrame(), progress, progress.rows, last=True)
 
 
@@ -241,7 +251,8 @@ class _Waiting:
         frame, position, left = _within(piece, self.window, place.name)
         self.left |= left
         if frame.height:
-            if self.schema not in (None, frame.schema):
+            full = self.rows + frame.height > FULLEST * self.window.batch_rows
+            if self.schema is not None and (full or self.schema != frame.schema):
                 yield from self.flush()
             self.schema = frame.schema
         if frame.height or frame.width or piece.broken:
@@ -251,7 +262,7 @@ class _Waiting:
             self._remember(place, piece.progress, ended=piece.last)
         self.inside = not piece.last
         self.files += piece.last
-        if self.rows >= self.window.batch_rows or self.files >= TOGETHER:
+        if self.rows >= FULL * self.window.batch_rows or self.files >= TOGETHER:
             yield from self.flush()
 
     def _remember(self, place: Place, progress: Progress, *, ended: bool) -> None:
@@ -280,9 +291,10 @@ class _Waiting:
         frame = filled[0][1].frame if filled else pl.DataFrame()
         if len(filled) > 1:
             frame = pl.concat([piece.frame for _, piece in filled], rechunk=False)
-            source = pl.concat(
-                [pl.Series([name]).new_from_index(0, piece.frame.height) for name, piece in filled]
-            )
+            if any(name != source for name, _ in filled):
+                source = pl.concat(
+                    [pl.Series([name]).new_from_index(0, piece.frame.height) for name, piece in filled]
+                )
             position = pl.concat([_numbers(piece) for _, piece in filled])
         return Chunk(frame, source, position, broken, reasons, boundary, self.memory.resume())
 

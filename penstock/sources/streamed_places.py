@@ -9,7 +9,6 @@ from __future__ import annotations
 import codecs
 import difflib
 import glob
-import io
 import lzma
 import zipfile
 from collections.abc import Iterator
@@ -22,7 +21,17 @@ from penstock.config.loading import FilesSource
 from penstock.errors import PenstockError
 from penstock.sources.secrets import hidden, revealed
 
-__all__ = ["READ_ERRORS", "Place", "Stream", "first_line", "listed", "opened", "streamed", "suffix_of"]
+__all__ = [
+    "READ_ERRORS",
+    "Place",
+    "Stream",
+    "first_line",
+    "listed",
+    "opened",
+    "streamed",
+    "suffix_of",
+    "unreachable",
+]
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".zstd": "zstd", ".xz": "xz", ".zip": "zip"}
 CHUNK = 1 << 20
@@ -48,6 +57,11 @@ class Place:
     size: int | None
     mark: str
     system: Any
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is on this machine."""
+        return "file" in _protocols(self.system)
 
 
 class Stream(Protocol):
@@ -133,10 +147,10 @@ def _remote(source: FilesSource) -> list[Place]:
     if any(entry.get("type") == "directory" for entry in entries):
         raise _none(shown, folder=True)
     if not entries:
-        raise PenstockError(
-            f"{shown}: {'no file matches' if glob.has_magic(path) else 'there is no such file'}",
-            hint="check source.path in conf/load/",
-        )
+        nothing = "there is no such file, or its server does not answer"
+        if not _is_web(address):
+            nothing = "no file matches" if glob.has_magic(path) else "there is no such file"
+        raise PenstockError(f"{shown}: {nothing}", hint="check source.path in conf/load/")
     return [_place(entry, source.path, system) for entry in entries]
 
 
@@ -208,7 +222,7 @@ def opened(place: Place) -> Iterator[IO[bytes]]:
         PenstockError: It cannot be read.
     """
     try:
-        if "file" in _protocols(place.system):
+        if place.is_here:
             file: Any = Path(place.path).open("rb", buffering=0)  # noqa: SIM115
         else:
             file = place.system.open(place.path, "rb", block_size=BLOCK)
@@ -251,7 +265,7 @@ def _unpacked(file: IO[bytes], compression: str | None, name: str) -> Iterator[A
             yield content
     elif compression == "zip":
         with (
-            zipfile.ZipFile(cast("IO[bytes]", io.BufferedReader(cast("Any", file)))) as archive,
+            zipfile.ZipFile(file) as archive,
             archive.open(_member(archive, name)) as content,
         ):
             yield content

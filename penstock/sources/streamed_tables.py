@@ -33,7 +33,8 @@ def read_parquet(file: IO[bytes], name: str, start: Progress, batch_rows: int) -
     try:
         # Without what it would read ahead, one row group is in memory at a time.
         parquet = pq.ParquetFile(file, pre_buffer=False)
-        groups, at = [], 0
+        groups: list[int] = []
+        at = 0
         for group in range(parquet.num_row_groups):
             rows = parquet.metadata.row_group(group).num_rows
             if groups or at + rows > start.rows:

@@ -16,10 +16,12 @@ class DatabaseSource(View):
 
     kind: Literal["database"]
     url: str  # postgresql://, mysql://, mariadb://, sqlite:///path, duckdb:///path; secrets as ${secret:NAME}
-    table: str | None = None  # name, or schema.name
+    table: str | None = None  # name, or schema.name; a part with a dot in it "in quotes"
     query: str | None = None
     columns: tuple[str, ...] = ()  # of a table; all without any
-    partition: str | None = None  # an integer, date or datetime column to divide parallel reads by
+    # PostgreSQL is read over several connections at once, by ranges of an integer, date or datetime column.
+    # Their rows are in no order: even with a cursor, nothing is stored before all are read.
+    partition: str | None = None
     partitions: Annotated[int, Field(ge=1)] = 1
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from penstock.config.base import Scalar, View
+from penstock.config.base import Scalar, Share, View
 from penstock.config.loading.database import DatabaseSource
 from penstock.config.loading.destinations import Destination
 from penstock.config.loading.files import FilesSource
@@ -54,6 +54,12 @@ class Evolution(View):
     columns: dict[str, Policy] = {}  # deviations, by column: what changes about it
 
 
+class LoadContract(Contract):
+    """A contract whose default puts up with some bad rows: what was rejected is kept, counted and alerted on."""
+
+    max_quarantine_share: Share = 0.05
+
+
 class Load(View):
     """Everything that is chosen for one load."""
 
@@ -62,7 +68,7 @@ class Load(View):
     write: WriteMode = "append"
     keys: tuple[str, ...] = ()  # columns that together identify a row
     incremental: Incremental | None = None
-    contract: Contract = Contract(max_quarantine_share=0.05)
+    contract: LoadContract = LoadContract()
     # So few rejected rows fail no load: of an increment of three, one bad row is a third.
     tolerated_rejects: Annotated[int, Field(ge=0)] = 20
     evolution: Evolution = Evolution()

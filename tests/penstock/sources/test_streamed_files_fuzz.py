@@ -183,6 +183,7 @@ tidy = st.lists(st.lists(cells, min_size=1, max_size=4).map(",".join), max_size=
 @example(b'a,"b\n1,2\n3,4\n', 2, 0)
 @example(b'"a"b,c\n"d\n', 2, 0)
 @example("\ufeffx,y\n".encode(), 2, 0)
+@example(b"x,\r,y\n", 3, 0)
 @example(b"a\r\r\n,\r\n\r\n", 1, 0)
 def test_any_csv(content, width, short):
     header = ",".join("abc"[:width]).encode() + b"\n"
@@ -249,7 +250,7 @@ def packed(content: bytes, suffix: str) -> bytes:
 numbers = (
     st.integers(-(2**70), 2**70)
     | st.floats()
-    | st.sampled_from([0, 1, 1.0, -0.0, 2**53 + 1, 2**63 - 1, 2**63, 1e300, 1e16])
+    | st.sampled_from([0, 1, 1.0, -0.0, 2**53 + 1, 2**63 - 1, 2**63, 2**64 + 1, 1e300, 1e16])
 )
 scalars = (
     st.none()
@@ -303,6 +304,7 @@ def equal(found: object, expected: object) -> bool:
 
 @given(st.lists(records | bad, max_size=10), st.sampled_from(["\n", "\r\n", "\n\n"]), st.booleans())
 @settings(max_examples=80, deadline=None)
+@example([{"a": 2**64 + 1}, {"a": [2**64 + 1]}], "\n", True)
 def test_any_json_lines(lines, newline, last):
     text = (
         newline.join(line if isinstance(line, str) else json.dumps(line) for line in lines) + newline * last
