@@ -232,7 +232,7 @@ def shop(tmp_path):
             import duckdb
 
             with duckdb.connect(tmp_path / "w.duckdb", read_only=True) as made:
-                return sorted(made.execute(f"SELECT {names} FROM orders").fetchall(), key=repr)
+                return sorted(made.sql(f"SELECT {names} FROM orders").pl().rows(), key=repr)
 
     return Shop()
 
