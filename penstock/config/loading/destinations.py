@@ -33,9 +33,7 @@ class DeltaDestination(View):
     kind: Literal["delta"]
     path: str
     partition_by: tuple[str, ...] = ()
-    options: dict[
-        str, str
-    ] = {}  # storage options of deltalake, for an object store; secrets as ${secret:NAME}
+    options: dict[str, str] = {}  # of deltalake, for an object store; secrets as ${secret:NAME}
     fsspec: dict[str, str | int | bool] = {}  # and the same in fsspec's words
 
 
