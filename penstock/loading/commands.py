@@ -232,8 +232,9 @@ def compact(name: Annotated[str, typer.Argument(help="Of conf/load/NAME.yaml.")]
     """Put a table's small files together, and give back space that no reader needs."""
     from penstock.loading.declared import declared
     from penstock.loading.destinations import open_table
+    from penstock.loading.load import Folders, locked
 
-    with open_table(declared(name).destination) as table:
+    with locked(name, Folders.of(name).own), open_table(declared(name).destination) as table:
         fewer = table.compact()
     say(f"{name}: {fewer} files fewer")
 
