@@ -19,7 +19,7 @@ from penstock.config.loading import KafkaSource
 from penstock.errors import PenstockError
 from penstock.sources.chunks import Window
 from penstock.sources.kafka import read_kafka
-from tests.servers.kafka import kafka, registry
+from tests.servers.kafka import kafka
 from tests.servers.programs import free_port
 
 NUMBERS = itertools.count()
@@ -131,7 +131,7 @@ def test_aborted_transactions_are_not_seen_and_their_marks_not_waited_for(broker
         producer.produce(topic, json.dumps({"id": number}).encode(), partition=0)
         producer.flush()
         (producer.commit_transaction if number % 2 else producer.abort_transaction)()
-    chunks = list(read_kafka(source(brokers, topic, patience="20s"), Window()))
+    chunks = list(read_kafka(source(brokers, topic, patience="9s"), Window()))
     assert ids(chunks) == [1, 3, 5]
     # One that is open is not waited for, and read once it is committed.
     producer.begin_transaction()
@@ -199,7 +199,7 @@ LATER = {**ORDER, "fields": [*ORDER["fields"], {"name": "note", "type": ["null",
 
 
 def test_avro_with_schemas_that_change_and_refer_to_others(brokers, topic):
-    with registry() as schemas:
+    with schema_registry() as schemas:
         schemas["add"]("money", MONEY)
         refers = [{"name": "Money", "subject": "money", "version": 1}]
         numbers = [schemas["add"]("order", ORDER, refers), schemas["add"]("order", LATER, refers)]
