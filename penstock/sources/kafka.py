@@ -428,7 +428,7 @@ class _Reading:
             rules["offset: gone"] = len(gone)
         kept = [messages[at] for at in rows]
         return Chunk(
-            frame,
+            frame if rows else pl.DataFrame(),
             pl.Series([names[message.partition()] for message in kept], dtype=pl.String),
             pl.Series([message.offset() for message in kept], dtype=pl.Int64),
             pl.DataFrame([*gone, *wrong], schema=QUARANTINE_SCHEMA, orient="row"),

@@ -6,7 +6,7 @@ import difflib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -151,8 +151,8 @@ class Brokers:
                 raise self._silent(f"no answer for {patience:g} s")
             try:
                 futures = list(ask(left))
-                while not all(future.done() for future in futures) and time.monotonic() < ends:
-                    self._admin.poll(POLL)
+                while wait(futures, POLL).not_done and time.monotonic() < ends:
+                    self._admin.poll(0)
                     self.check()
                 return [future.result(timeout=POLL) for future in futures]
             except (KafkaException, TimeoutError) as exception:
