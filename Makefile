@@ -68,6 +68,8 @@ bench: env  ## Measure the claims of the README side by side.
 	python benchmarks/predict.py
 	python benchmarks/latency.py
 	python benchmarks/images.py
+	python benchmarks/files.py
+	python benchmarks/databases.py
 
 lock: env  ## Resolve the locks anew from pyproject.toml. They hold versions and hashes, no addresses.
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra data --extra dev pyproject.toml -o requirements.lock

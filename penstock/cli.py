@@ -48,7 +48,8 @@ def dataset(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A CSV, Parquet or JSON-lines file, or a folder with one folder of pictures for each class."
+            help="A CSV, Parquet or JSON-lines file, a table that a load keeps (data/lake/NAME), or a folder with one "
+            "folder of pictures for each class."
         ),
     ],
     target: Annotated[str | None, typer.Option(help="Of a table, the column to predict.")] = None,
@@ -68,7 +69,7 @@ def dataset(
         )
     if out.exists() and not force:
         raise PenstockError(f"{out}: exists", hint="choose another name, or --force")
-    if path.is_dir():
+    if path.is_dir() and not (path / "_penstock").is_dir():
         write_text(out, infer_pictures(path, name))
     elif target is None:
         raise PenstockError(f"{path}: which column is to be predicted?", hint="name it: --target COLUMN")

@@ -23,6 +23,7 @@ __all__ = ["infer", "infer_pictures"]
 
 # Of a class; below it all but the top of the network is better left alone.
 FEW_PICTURES = 50
+LINEAGE = ("_source", "_position", "_load")  # what a load notes about each row
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 SEPARATORS = (",", ";", "\t", "|")
 # What people write where they have no value.
@@ -132,6 +133,8 @@ def _check_name(name: str) -> None:
 
 def _read(path: Path) -> tuple[dict[str, Any], pl.DataFrame]:
     """The keys of `source`, and the table as it is read with them."""
+    if path.is_dir():  # a load's table
+        path /= "**/*.parquet"
     keys: dict[str, Any] = {"path": path.as_posix()}
     if glob.has_magic(str(path)):
         folder = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
@@ -144,9 +147,16 @@ def _read(path: Path) -> tuple[dict[str, Any], pl.DataFrame]:
     if is_csv and (words := _words_for_missing(frame)):
         keys["null_values"] = ["", *words]
         frame = _frame(keys)
-    if empty := [column for column in frame.columns if frame[column].null_count() == frame.height]:
-        keys["drop"] = empty
-        frame = frame.drop(empty)
+    # Of a load's table: where a row is from is nothing to learn from.
+    unwanted = [column for column in frame.columns if column in LINEAGE]
+    unwanted += [
+        column
+        for column in frame.columns
+        if column not in unwanted and frame[column].null_count() == frame.height
+    ]
+    if unwanted:
+        keys["drop"] = unwanted
+        frame = frame.drop(unwanted)
     return keys, frame
 
 

@@ -190,6 +190,8 @@ def send(notify: Notify, raised: Sequence[Alert], cleared: Sequence[Alert], now:
         with urllib.request.urlopen(request, timeout=POST_SECONDS):  # noqa: S310
             pass
     except (urllib.error.URLError, OSError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         raise PenstockError(
             f"monitor.notify: alerts cannot be posted ({hidden(str(error))})",
             hint="is the address right, and up?",

@@ -65,6 +65,7 @@ def run(
     from penstock.loading.load import Bounds
 
     load = declared(name, overrides or ())
+    _ignored_by_git(load)
     events = Events(log)
     bounds = Bounds(since, until, full)
     if watch is None:
@@ -131,6 +132,30 @@ def _once(name: str, load: Load, events: Events, bounds: Bounds, stopped: Any) -
                 say(f"warning: {error}")
     metrics.write_textfile()
     return None if failed else len(holding)
+
+
+def _ignored_by_git(load: Load) -> None:
+    """Keep a table that lies in the repository out of git: into git goes what `dvc add` says of it."""
+    import subprocess
+
+    path = Path(getattr(load.destination, "path", ""))
+    if (
+        path == Path()
+        or path.is_absolute()
+        or "://" in str(path)
+        or ".." in path.parts
+        or not Path(".git").exists()
+    ):
+        return
+    if subprocess.run(["git", "check-ignore", "-q", path], check=False).returncode != 1:
+        return
+    file = path.parent / ".gitignore"
+    lines = file.read_text().splitlines() if file.is_file() else []
+    from penstock.storage import write_text
+
+    # Names alone: DVC does not follow a pattern and its exceptions.
+    write_text(file, "\n".join(sorted({*lines, f"/{path.name}"})) + "\n")
+    say(f"{file}: {path.name} is left out of git; `dvc add {path}` versions it")
 
 
 def _watched(name: str, load: Load, events: Events, interval: str, metrics: str | None) -> None:
@@ -207,8 +232,9 @@ def compact(name: Annotated[str, typer.Argument(help="Of conf/load/NAME.yaml.")]
     """Put a table's small files together, and give back space that no reader needs."""
     from penstock.loading.declared import declared
     from penstock.loading.destinations import open_table
+    from penstock.loading.load import Folders, locked
 
-    with open_table(declared(name).destination) as table:
+    with locked(name, Folders.of(name).own), open_table(declared(name).destination) as table:
         fewer = table.compact()
     say(f"{name}: {fewer} files fewer")
 

@@ -6,7 +6,7 @@ the table remembers. A chunk is brought into that shape before its rows are chec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import polars as pl
@@ -91,7 +91,7 @@ def kept(settled: Settled, rows: pl.Series) -> Settled:
 
 
 def absent(
-    known: Mapping[str, Column], seen: set[str], before: tuple[str, ...]
+    known: Mapping[str, Column], seen: set[str], before: tuple[str, ...], *, source: str
 ) -> tuple[tuple[str, ...], tuple[Change, ...]]:
     """Columns that no chunk of a run had, and what changed about that since the last run.
 
@@ -99,8 +99,16 @@ def absent(
         known: The table's columns.
         seen: Columns of any chunk.
         before: Columns that were absent from the last run.
+        source: What to call it in an error.
+
+    Raises:
+        PenstockError: One of them must have values.
     """
     now = tuple(sorted(name for name in known if name not in seen))
+    for name in now:
+        # In some rows alone it would be missing values; in none at all it is another table.
+        if not known[name].nullable:
+            raise _not_there(name, sorted(seen), source)
     gone = [
         Change(column=name, what="missing", was=known[name].type, policy="evolve")
         for name in now
@@ -201,15 +209,18 @@ def _missing_columns(
 ) -> pl.DataFrame:
     missing = [name for name in columns if name not in frame.columns]
     for name in missing:
-        policy = evolution.columns.get(name, evolution.missing_column)
-        if policy == "freeze" or not columns[name].nullable:
-            raise PenstockError(
-                f"{source}: the column {name!r} is not there",
-                hint=f"there are: {', '.join(frame.columns[:12])}. If it may be missing: nullable: true in "
-                f"contract.columns, and evolution.missing_column: evolve",
-            )
+        if evolution.columns.get(name, evolution.missing_column) == "freeze":
+            raise _not_there(name, frame.columns, source)
     return frame.with_columns(
         pl.lit(None, dtype=contract.POLARS_TYPES[columns[name].type]).alias(name) for name in missing
+    )
+
+
+def _not_there(name: str, there: Iterable[str], source: str) -> PenstockError:
+    return PenstockError(
+        f"{source}: the column {name!r} is not there",
+        hint=f"there are: {', '.join(list(there)[:12])}. If it may be missing: nullable: true in "
+        f"contract.columns, and evolution.missing_column: evolve",
     )
 
 

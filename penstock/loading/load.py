@@ -32,7 +32,7 @@ from penstock.sources.reading import chunks
 from penstock.sources.secrets import hidden, hiding
 from penstock.storage import replacing
 
-__all__ = ["Bounds", "Folders", "Told", "run"]
+__all__ = ["Bounds", "Folders", "Told", "locked", "run"]
 
 Cursor = int | float | str | date | datetime
 Told = Callable[[Report], None]
@@ -102,7 +102,7 @@ def run(
     """
     _check_bounds(load, bounds)
     report = Report(name=name, started=now())
-    with _locked(name, folders.own), hiding():
+    with locked(name, folders.own), hiding():
         if told:
             told(report)
         with open_table(load.destination) as table:
@@ -134,8 +134,12 @@ def _check_bounds(load: Load, bounds: Bounds) -> None:
 
 
 @contextmanager
-def _locked(name: str, folder: Path) -> Iterator[None]:
-    """One run of a load at a time. The lock is the process's: a killed one holds none."""
+def locked(name: str, folder: Path) -> Iterator[None]:
+    """Keep others from writing to the load's table. The lock is the process's: a killed one holds none.
+
+    Raises:
+        PenstockError: Another process has it.
+    """
     import fcntl
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -361,7 +365,9 @@ class _Running:
 
     def _absent(self) -> None:
         if self.report.read:
-            self.absent, found = evolution.absent(self.columns, self.seen, self.state.absent)
+            self.absent, found = evolution.absent(
+                self.columns, self.seen, self.state.absent, source=self.name
+            )
             for change in found:
                 self.changes.setdefault((change.column, change.what), change)
         self.report = self.report.model_copy(update={"changes": tuple(self.changes.values())})

@@ -14,7 +14,7 @@ import polars as pl
 
 from penstock.errors import PenstockError
 
-__all__ = ["SEPARATOR", "as_json_text", "fields_of", "flat", "tabled"]
+__all__ = ["SEPARATOR", "as_json_text", "column", "fields_of", "flat", "tabled"]
 
 SEPARATOR = "__"
 INT64 = range(-(2**63), 2**63)
@@ -104,9 +104,7 @@ def tabled(records: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     height = len(records)
     columns = _plain(records)
     if columns is not None:
-        return pl.DataFrame(
-            [_series(name, values) for name, values in columns.items()] or None, height=height
-        )
+        return pl.DataFrame([column(name, values) for name, values in columns.items()] or None, height=height)
     columns = {}
     for number, record in enumerate(records):
         for name, value in fields_of(record):
@@ -121,7 +119,7 @@ def tabled(records: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     series = []
     for name, values in columns.items():
         values.extend([None] * (height - len(values)))
-        series.append(_series(name, values))
+        series.append(column(name, values))
     return pl.DataFrame(series or None, height=height)
 
 
@@ -147,7 +145,8 @@ def fields_of(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{key}", value
 
 
-def _series(name: str, values: list[Any]) -> pl.Series:
+def column(name: str, values: list[Any]) -> pl.Series:
+    """Values as a column: see ``tabled``."""
     kinds = {type(value) for value in values} - {type(None)}
     if not kinds or kinds == {str}:
         return pl.Series(name, values, dtype=pl.String)

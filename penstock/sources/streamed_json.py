@@ -27,7 +27,7 @@ from penstock.sources.streamed_buffer import Buffer
 from penstock.sources.streamed_pieces import Broken, Piece, Progress, shown_bytes
 from penstock.sources.streamed_places import Stream
 
-__all__ = ["is_lines", "read_json", "read_json_lines"]
+__all__ = ["exact_json", "is_lines", "json_rows", "read_json", "read_json_lines"]
 
 BOM = b"\xef\xbb\xbf"
 SAMPLE = 1 << 16
@@ -72,7 +72,7 @@ def read_json_lines(
             continue
         block = content[:used]
         numbered = [(rows + n, line) for n, line in enumerate(filter(bytes.strip, block.split(b"\n")))]
-        frame, kept, broken = _rows(numbered, encoding)
+        frame, kept, broken = json_rows(numbered, encoding)
         rows += len(numbered)
         held = (
             bool(broken)
@@ -97,7 +97,7 @@ def _target(size: int, rows: int, batch_rows: int) -> int:
     return max(1, min(LARGEST, batch_rows * max(1, size // max(1, rows))))
 
 
-def _rows(
+def json_rows(
     numbered: Sequence[tuple[int, bytes]], encoding: str
 ) -> tuple[pl.DataFrame, list[int], list[Broken]]:
     """The rows of some lines, the numbers of the sound ones, and the others."""
@@ -113,13 +113,25 @@ def _rows(
             pass
     records, kept, broken = [], [], []
     for number, line in numbered:
-        value, problem = _read(line, encoding)
+        value = _quickly(line)
+        problem = ""
+        if value is None:
+            value, problem = _read(line, encoding)
         if problem:
             broken.append(Broken(number, RULE, f"line: expected a JSON object, {problem}", shown_bytes(line)))
         else:
             records.append(value)
             kept.append(number)
     return tabled(records), kept, broken
+
+
+def _quickly(line: bytes) -> dict[str, Any] | None:
+    """The object that a line is, if nothing about it needs care."""
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    return value if type(value) is dict and _plain([value], line) and not _unfit(value) else None
 
 
 def _plain(records: Sequence[Mapping[str, Any]], text: bytes) -> bool:
@@ -183,7 +195,12 @@ def _integer(text: str) -> int | str:
         return text
 
 
-def _exact(text: str) -> Any:
+def exact_json(text: str) -> Any:
+    """What a text says, with nothing lost of it; numbers beyond a float's range stay text.
+
+    Raises:
+        ValueError: It is not JSON, or gives one name two values.
+    """
     return json.loads(text, object_pairs_hook=_once, parse_float=_number, parse_int=_integer)
 
 
@@ -194,7 +211,7 @@ def _read(line: bytes, encoding: str) -> tuple[Any, str]:
     except UnicodeDecodeError as error:
         return None, f"found a byte that is not {encoding} at character {len(line[: error.start].decode())}"
     try:
-        value = _exact(text)
+        value = exact_json(text)
     except _TwiceError as error:
         return None, f"found {str(error)!r} twice"
     except json.JSONDecodeError as error:
@@ -291,7 +308,7 @@ def _document(content: bytes, name: str, encoding: str) -> Any:
             hint="set source.encoding, such as windows-1252 or utf-16",
         ) from error
     try:
-        return _exact(text)
+        return exact_json(text)
     except _TwiceError as error:
         raise PenstockError(
             f"{name}: an object has {str(error)!r} twice",

@@ -1,26 +1,25 @@
-"""A real Kafka broker in KRaft mode, and a stand-in for a schema registry that speaks its protocol over real HTTP."""
+"""A real Kafka broker in KRaft mode: one node, its own controller."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from tests.servers.programs import free_port, program, running
 
-__all__ = ["kafka", "registry"]
+__all__ = ["PASSWORD", "USER", "Broker", "kafka"]
+
+USER = "penstock"
+PASSWORD = "open sesame/@:1"  # as awkward in a setting as they come
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -59,8 +58,19 @@ def jars(name: str) -> Path:
     return folder
 
 
+class Broker(str):
+    """The address of a broker.
+
+    Attributes:
+        guarded: Where it talks to USER with PASSWORD alone, by SASL/PLAIN.
+    """
+
+    __slots__ = ("guarded",)
+    guarded: str
+
+
 @contextmanager
-def kafka(**settings: str) -> Iterator[str]:
+def kafka(**settings: str) -> Iterator[Broker]:
     """A broker for the time of the block.
 
     Args:
@@ -71,14 +81,20 @@ def kafka(**settings: str) -> Iterator[str]:
     """
     java = program("java", package="openjdk-17-jre-headless")
     libraries = jars("kafka")
-    port, controller = free_port(), free_port()
+    port, guarded, controller = free_port(), free_port(), free_port()
+    listeners = f"PLAINTEXT://127.0.0.1:{port},GUARDED://127.0.0.1:{guarded}"
+    login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
     folder = Path(tempfile.mkdtemp(prefix="penstock-kafka-"))
     properties = {
         "process.roles": "broker,controller",
         "node.id": "1",
         "controller.quorum.voters": f"1@127.0.0.1:{controller}",
-        "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
-        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+        "listeners": f"{listeners},CONTROLLER://127.0.0.1:{controller}",
+        "advertised.listeners": listeners,
+        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,GUARDED:SASL_PLAINTEXT",
+        "inter.broker.listener.name": "PLAINTEXT",
+        "listener.name.guarded.sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.guarded.plain.sasl.jaas.config": f'{login} user_{USER}="{PASSWORD}";',
         "controller.listener.names": "CONTROLLER",
         "log.dirs": str(folder / "log"),
         "offsets.topic.replication.factor": "1",
@@ -89,6 +105,7 @@ def kafka(**settings: str) -> Iterator[str]:
         "group.initial.rebalance.delay.ms": "0",
         "auto.create.topics.enable": "false",
         "log.cleaner.dedupe.buffer.size": "4194304",
+        "log.cleaner.backoff.ms": "100",  # compaction is not waited for
         **{name.replace("_", "."): value for name, value in settings.items()},
     }
     config = folder / "server.properties"
@@ -111,59 +128,8 @@ def kafka(**settings: str) -> Iterator[str]:
                 return False
 
         with running([*run, "kafka.Kafka", str(config)], answers, log=folder / "out"):
-            yield address
+            broker = Broker(address)
+            broker.guarded = f"127.0.0.1:{guarded}"
+            yield broker
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def registry() -> Iterator[dict[str, Any]]:
-    """Stands in for a schema registry, of which no build is to be had here: schemas by number and by subject.
-
-    Yields:
-        ``url``, and ``add``, which takes a subject, a schema and references, and returns the schema's number.
-    """
-    schemas: list[dict[str, Any]] = []
-
-    def add(subject: str, schema: dict[str, Any], references: list[dict[str, Any]] | None = None) -> int:
-        version = 1 + sum(entry["subject"] == subject for entry in schemas)
-        schemas.append(
-            {
-                "subject": subject,
-                "version": version,
-                "id": len(schemas) + 1,
-                "schema": json.dumps(schema),
-                "references": references or [],
-            }
-        )
-        return len(schemas)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            parts = self.path.partition("?")[0].strip("/").split("/")
-            if parts[:2] == ["schemas", "ids"]:
-                found = [entry for entry in schemas if entry["id"] == int(parts[2])]
-            else:
-                found = [e for e in schemas if e["subject"] == parts[1] and e["version"] == int(parts[3])]
-            body = json.dumps(
-                found[0] if found else {"error_code": 40403, "message": "Schema not found"}
-            ).encode()
-            self.send_response(200 if found else 404)
-            self.send_header("Content-Type", "application/vnd.schemaregistry.v1+json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield {"url": f"http://127.0.0.1:{server.server_address[1]}", "add": add}
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -123,3 +123,32 @@ def test_every_sweep_of_the_readme_composes():
         ]
         first = [re.sub(r"^(sampler@[^=]+=)([^,\[]+),.*", r"\1\2", override) for override in overrides]
         assert composition.compose(ROOT, first)
+
+
+def test_the_loads_of_the_readme_run_and_run_again(fresh_clone):
+    clone = fresh_clone()
+    commands = blocks("Loading data", "sh")[0]
+    for _ in range(2):
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", commands],
+            cwd=clone.root,
+            env=clone.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    # The second time nothing is new.
+    assert re.search(r"ratings: \d+ rows read, 0 new, 0 changed", done.stderr)
+    assert "flights: 0 rows read" in done.stderr
+    rows = pl.scan_parquet(clone.root / "data/lake/ratings/**/*.parquet").collect()
+    assert rows.select("user_id", "film_id").is_unique().all()
+    assert rows.height == 100_004
+    assert clone.run("git", "status", "--porcelain").stdout == ""
+
+
+def test_the_load_that_the_readme_shows_is_one():
+    from penstock.config.loading import Load
+
+    (text,) = blocks("Loading data", "yaml")
+    assert Load.model_validate(yaml.safe_load(text)).write == "merge"

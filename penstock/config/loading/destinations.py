@@ -24,7 +24,7 @@ class ParquetDestination(View):
     path: str  # data/lake/orders, s3://bucket/lake/orders
     partition_by: tuple[str, ...] = ()  # Hive style folders, column=value/
     file_rows: Annotated[int, Field(ge=1)] = 1_000_000  # at most in one file
-    options: dict[str, str | int | bool] = {}  # for fsspec
+    options: dict[str, str | int | bool] = {}  # for fsspec; secrets as ${secret:NAME}
 
 
 class DeltaDestination(View):
@@ -33,7 +33,7 @@ class DeltaDestination(View):
     kind: Literal["delta"]
     path: str
     partition_by: tuple[str, ...] = ()
-    options: dict[str, str] = {}  # storage options of deltalake, for an object store
+    options: dict[str, str] = {}  # of deltalake, for an object store; secrets as ${secret:NAME}
     fsspec: dict[str, str | int | bool] = {}  # and the same in fsspec's words
 
 

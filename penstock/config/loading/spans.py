@@ -18,5 +18,5 @@ def duration(value: Any) -> Any:
             seconds=sum(int(n) * UNITS[unit] for n, unit in re.findall(r"(\d+)([smhdw])", value))
         )
     if isinstance(value, str) and not value.startswith("P"):  # ISO 8601, which pydantic reads and writes
-        raise ValueError(f"{value!r} is no time span; write 90s, 5m, 1h30m, 7d or 2w")  # noqa: TRY004  (pydantic's)
+        raise ValueError(f"{value!r} is no time span; write 90s, 5m, 1h30m, 7d or 2w")
     return value

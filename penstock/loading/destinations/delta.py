@@ -4,9 +4,10 @@ deltalake (the Rust implementation) rather than a log of our own: other engines 
 state are one act: the state is written under its number first, and the table's commit carries that number as an
 application transaction, which is what the next opening believes.
 
-Which rows change anything is found here, a ``ROUND`` of keys at a time. What only adds rows is an append; else delta-rs
-merges, and writes only files anew that hold a row to be changed; it holds the rows that come in memory. Delta widens few
-types: where a column's type grows, the table is written anew, a batch at a time, by the same commit that brings the rows.
+Which rows change anything is found here, for a round of keys at a time (``merging.ROUND``). What only adds rows is an
+append; else delta-rs merges, and writes only files anew that hold a row to be changed. It holds the rows that come in
+memory; where they are many and change a good part of the table, it is written anew, a batch at a time. So it is where a
+column's type grows, since Delta widens few types, by the same commit that brings the rows.
 
 delta-rs does not wait for the disk: a commit outlives the end of the process at any moment, though not always that of the
 machine in the second after.
@@ -27,6 +28,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from penstock.config.loading import DeltaDestination
 from penstock.errors import PenstockError
+from penstock.loading.destinations import merging
 from penstock.loading.destinations.interface import VALID_FROM, VALID_TO, Committed, Plan, Table
 from penstock.loading.destinations.merging import (
     SEQUENCE,
@@ -48,6 +50,7 @@ APPLICATION = "penstock"
 OWN = "_penstock"
 ROWS = 1_000_000  # in a staged file
 ROW_GROUP = 122_880
+SLICE = 65_536
 CLOSES = "_penstock_closes"
 UTC = pl.Datetime("us", "UTC")
 # What delta-rs calls the files that it writes.
@@ -218,7 +221,7 @@ class _Change:
             return self._turn()
         if self.keys:
             return self._merge()
-        self._apply(self._all(), lambda batch: batch)
+        self._apply(self._all())
         return self.waiting.rows, 0, 0
 
     # --- writing ------------------------------------------------------------------------------------
@@ -248,29 +251,35 @@ class _Change:
     def _overwrite(self, frames: Iterable[pl.DataFrame]) -> None:
         self._write(_arrow(frames, self.schema), "overwrite", schema_mode="overwrite")
 
-    @property
-    def _wider(self) -> bool:
-        """Whether a column has to change its type."""
-        return any(self.schema[name] != kind for name, kind in self.before.items())
+    def _anew(self, changed: int) -> bool:
+        """Whether to write the whole table: a column changes its type, or much of it and more than delta-rs should join."""
+        assert self.table.table is not None
+        wider = any(self.schema[name] != kind for name, kind in self.before.items())
+        return wider or (changed > merging.ROUND and 4 * changed > self.table.table.count())
 
     def _apply(
-        self, new: Iterable[pl.DataFrame], changed: Callable[[pl.DataFrame], pl.DataFrame], merge: Any = None
+        self,
+        new: Iterable[pl.DataFrame],
+        updated: int = 0,
+        changed: Callable[[pl.DataFrame], pl.DataFrame] = lambda rows: rows,
+        merge: Callable[[], Any] | None = None,
     ) -> None:
         """Commit new rows, and a change of those that are there.
 
         Args:
             new: Rows to add.
-            changed: What becomes of some rows that are there.
-            merge: Does the same to all of them, if there is anything to be changed.
+            updated: How many of those that are there change.
+            changed: What becomes of some of them.
+            merge: Makes what does all of this at once.
         """
         if self.fresh:
             self._overwrite(new)
-        elif self._wider:
+        elif self._anew(updated):
             self._overwrite(_chained(map(changed, self._there()), new))
-        elif merge is None:
+        elif merge is None or not updated:
             self._write(_arrow(new, self.schema), "append", schema_mode="merge")
         else:
-            merge.execute()
+            merge().execute()
 
     def _all(self) -> Iterator[pl.DataFrame]:
         return (self.waiting.frame(part, self.schema) for part in self.waiting.parts)
@@ -342,11 +351,17 @@ class _Change:
         rest = coming.join(pl.concat(unchanged).to_frame(SEQUENCE), on=SEQUENCE, how="anti")
         gone = rest.join(pl.concat(replaced).to_frame(SEQUENCE), on=SEQUENCE, how="semi")
         new = self.waiting.taken(rest[SEQUENCE], self.schema)
-        merge = None
-        if updated and not self._wider:
-            merge = self._merging(_arrow(new, self.schema), coming)
-            merge = merge.when_matched_update_all().when_not_matched_insert_all()
-        self._apply(new, lambda batch: batch.join(gone, on=self.keys, how="anti", nulls_equal=True), merge)
+
+        def merge() -> Any:
+            both = self._merging(_arrow(new, self.schema), coming)
+            return both.when_matched_update_all().when_not_matched_insert_all()
+
+        self._apply(
+            new,
+            updated,
+            lambda batch: batch.join(gone, on=self.keys, how="anti", nulls_equal=True),
+            merge,
+        )
         return rest.height - updated, updated, self.waiting.rows - rest.height
 
     def _turn(self) -> tuple[int, int, int]:
@@ -364,13 +379,11 @@ class _Change:
             unchanged += same
         turned.flush()
         closed = pl.concat(ended)
-        merge = None
-        if closed.height and not self._wider:
-            merge = self._closing(closed, turned, coming)
         self._apply(
             (turned.frame(part, self.schema) for part in turned.parts),
+            closed.height,
             lambda batch: closed_by(batch, closed, self.keys),
-            merge,
+            lambda: self._closing(closed, turned, coming),
         )
         return turned.rows, closed.height, unchanged
 
@@ -410,7 +423,8 @@ def _arrow(frames: Iterable[pl.DataFrame], schema: pl.Schema) -> pa.RecordBatchR
 
     def batches() -> Iterator[pa.RecordBatch]:
         for frame in frames:
-            yield from aligned(frame, schema).to_arrow().cast(kinds).to_batches()
+            # delta-rs holds on to the whole of what it got a slice of.
+            yield from aligned(frame, schema).to_arrow().cast(kinds).to_batches(max_chunksize=SLICE)
 
     return pa.RecordBatchReader.from_batches(kinds, batches())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import polars as pl
@@ -17,6 +18,7 @@ __all__ = ["PostgresTable"]
 
 APPLICATION = "penstock"
 CONNECT_SECONDS = 10
+LOCK_SECONDS = 5
 
 
 class PostgresTable(SqlTable):
@@ -44,16 +46,22 @@ class PostgresTable(SqlTable):
             self.name = f"postgresql://{parsed.host}:{parsed.port}/{parsed.dbname} {destination.table}"
             self._execute("SET TIME ZONE 'UTC'")
             self._execute("SET client_min_messages = warning")
-            if not self._execute(
-                "SELECT pg_try_advisory_lock(hashtext(%s))", [f"penstock {destination.table}"]
-            )[0][0]:
-                raise PenstockError(
-                    f"{self.name}: is being loaded from another place", hint="wait for it, or end it"
-                )
+            self._lock(destination.table)
             super().__init__(destination.table)
         except BaseException:
             self.database.close()
             raise
+
+    def _lock(self, table: str) -> None:
+        # A moment is granted: the server notices a little after its client that the client is no more.
+        self._execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
+        try:
+            self.database.execute("SELECT pg_advisory_lock(hashtext(%s))", [f"penstock {table}"])
+        except psycopg.errors.LockNotAvailable:
+            raise PenstockError(
+                f"{self.name}: is being loaded from another place", hint="wait for it, or end it"
+            ) from None
+        self._execute("RESET lock_timeout")
 
     def _run(self, statement: str, values: Sequence[Any]) -> psycopg.Cursor[Any]:
         try:
@@ -120,6 +128,10 @@ class PostgresTable(SqlTable):
         return 0
 
     def close(self) -> None:
+        if not self.database.closed:
+            # At once, and not when the server notices.
+            with suppress(psycopg.Error):
+                self.database.execute("SELECT pg_advisory_unlock_all()")
         self.database.close()
 
 

@@ -17,7 +17,7 @@ __all__ = ["STAGING", "Part", "Waiting"]
 STAGING = "_penstock/staging"
 # No file here ends in .parquet: a reader that goes by `**/*.parquet` finds what is committed and nothing else.
 SUFFIX = ".rows"
-BYTES = 256 << 20  # of rows that become a file, and of rows that need not be read again
+BYTES = 64 << 20  # of rows that become a file, and of rows that need not be read again: keeps memory flat
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def test_csv_is_read_as_text_with_empty_fields_missing():
         ("packed.csv.gz", gzip.compress(b"a,b\n1,2\n", mtime=0)),
         ("UPPER.CSV", "a,b\n1,2\n"),
         ("UPPER.TSV", "a\tb\n1\t2\n"),
-        ("packed.tsv.gz", gzip.compress(b"a\tb\n1\t2\n")),
+        ("packed.tsv.gz", gzip.compress(b"a\tb\n1\t2\n", mtime=0)),
         ("once.tsv.now.csv", "a,b\n1,2\n"),
     ],
 )

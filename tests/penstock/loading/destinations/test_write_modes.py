@@ -58,11 +58,11 @@ KINDS = {
     "delta": (delta, 10),
     "delta in parts": (lambda folder: delta(folder, "all orders", partition_by=("part",)), 6),
     "duckdb": (duckdb, 8),
-    "parquet": (parquet, 15),
-    "parquet in parts": (lambda folder: parquet(folder, partition_by=("part",)), 12),
+    "parquet": (parquet, 12),
+    "parquet in parts": (lambda folder: parquet(folder, partition_by=("part",)), 10),
     # As with more rows than can be in memory.
     "delta, many rows": (delta, 8),
-    "parquet, many rows": (parquet, 15),
+    "parquet, many rows": (parquet, 12),
     "postgres": (None, 8),
 }
 
