@@ -54,10 +54,10 @@ def _lake(folder: Path) -> dict[str, object]:
     ) as table:
         table.stage(traced(CODES))
         table.commit(State(name="codes", load=1), Plan("append"))
-        # What waits for a commit is no part of a table.
-        staging = folder / "lake/_penstock/staging"
-        staging.mkdir(parents=True, exist_ok=True)
-        traced(CODES).write_parquet(staging / "waiting.parquet")
+    # What waits for a commit is no part of a table.
+    staging = folder / "lake/_penstock/staging"
+    staging.mkdir(parents=True, exist_ok=True)
+    traced(CODES).write_parquet(staging / "waiting.parquet")
     return {"path": str(folder / "lake")}
 
 

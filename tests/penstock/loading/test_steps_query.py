@@ -57,6 +57,11 @@ def test_an_input_that_a_query_does_not_name_is_not_read(tmp_path):
     assert queried("SELECT count(*) AS n FROM rows", tmp_path, absent=tmp_path / "absent.csv").item() == 3
 
 
+def test_hours_are_those_of_utc_wherever_it_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    assert sorted(queried("SELECT hour(moment) AS h FROM rows", tmp_path)["h"]) == [0, 22, 23]
+
+
 def test_a_query_may_give_nothing(tmp_path):
     steps = [
         {"op": "sql", "query": "SELECT id FROM rows WHERE false"},
@@ -111,8 +116,10 @@ def test_what_is_in_memory_is_limited(tmp_path, monkeypatch):
         "",
     ],
 )
-def test_a_query_reaches_nothing_else(query, tmp_path):
-    SECRET = frame = pl.DataFrame({"secret": [1]})  # noqa: F841  (what DuckDB would find by its name)
+def test_a_query_reaches_nothing_else(query, tmp_path, monkeypatch):
+    frame = pl.DataFrame({"secret": [1]})
+    # Where DuckDB would find it by its name.
+    monkeypatch.setattr(steps_query, "SECRET", frame, raising=False)
     (tmp_path / "secret.csv").write_text("secret\n1\n")
     frame.write_parquet(tmp_path / "secret.parquet")
     text = query.format(path=tmp_path / "secret.csv", folder=tmp_path)
