@@ -1,310 +1,326 @@
-"""Every step does what it says; a query says the same; chunks do not matter; what is wrong is named."""
+"""Steps that look at one row at a time: what they make, what they send away, and what they say."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+import json
+import re
+from datetime import UTC, date, datetime
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
-from pydantic import TypeAdapter
+from pydantic import ValidationError
 
-from penstock.config.loading.steps import Input, Step
+from penstock.contract import QUARANTINE_SCHEMA
 from penstock.errors import PenstockError
-from penstock.examples.data import ratings
-from penstock.loading.steps import Transformation
+from tests.penstock.loading.stepping import stepped, traced, transformation
 
-STEPS = TypeAdapter(list[Step])
-ROWS = pl.DataFrame({"id": [1, 2, 3, 4], "code": ["a", "b", "z", None], "x": [1.5, None, 3.0, 4.0]})
-
-
-def made(*steps, inputs=None):
-    return Transformation(STEPS.validate_python(list(steps)), inputs or {})
-
-
-def whole(frame, *steps, folder, inputs=None, chunk=3):
-    transformation = made(*steps, inputs=inputs)
-    (folder / "spill").mkdir(exist_ok=True)
-    for number, start in enumerate(range(0, max(1, frame.height), chunk)):
-        part = transformation.apply(frame.slice(start, chunk)).frame
-        part.write_parquet(folder / f"spill/{number:08d}.parquet")
-    out = []
-    transformation.apply_whole(folder / "spill", out.append)
-    return pl.concat(out) if out else pl.DataFrame()
-
-
-@pytest.fixture
-def codes(tmp_path):
-    path = tmp_path / "codes.csv"
-    path.write_text("code,word\na,apple\nb,berry\n")
-    return {"codes": Input(path=str(path))}
-
-
-@pytest.mark.parametrize(
-    ("step", "expected"),
-    [
-        (
-            {"op": "rename", "columns": {"x": "y"}},
-            {"id": [1, 2, 3, 4], "code": ["a", "b", "z", None], "y": [1.5, None, 3.0, 4.0]},
-        ),
-        ({"op": "drop", "columns": ["x", "code"]}, {"id": [1, 2, 3, 4]}),
-        ({"op": "keep", "columns": ["x", "id"]}, {"x": [1.5, None, 3.0, 4.0], "id": [1, 2, 3, 4]}),
-        ({"op": "fill", "columns": {"x": 0}}, {"x": [1.5, 0.0, 3.0, 4.0]}),
-        ({"op": "filter", "where": "x > 2 AND code IS NOT NULL"}, {"id": [3]}),
-        (
-            {"op": "derive", "columns": {"y": "CASE WHEN x > 2 THEN upper(code) ELSE 'no' END"}},
-            {"y": ["no", "no", "Z", None]},
-        ),
-        (
-            {"op": "map", "column": "code", "codes": {"a": "A"}, "unmapped": "keep"},
-            {"code": ["A", "b", "z", None]},
-        ),
-        (
-            {"op": "map", "column": "code", "codes": {"a": "A"}, "unmapped": "null"},
-            {"code": ["A", None, None, None]},
-        ),
-        (
-            {
-                "op": "map",
-                "column": "code",
-                "codes": {"a": 1, "b": 2},
-                "unmapped": "default",
-                "default": 0,
-                "into": "n",
-            },
-            {"n": [1, 2, 0, None], "code": ["a", "b", "z", None]},
-        ),
-        ({"op": "cast", "columns": {"x": "integer"}, "on_error": "null"}, {"x": [None, None, 3, 4]}),
-        (
-            {"op": "join", "input": "codes", "on": ["code"]},
-            {"word": ["apple", "berry", None, None], "id": [1, 2, 3, 4]},
-        ),
-        (
-            {"op": "join", "input": "codes", "on": {"code": "code"}, "how": "inner", "columns": ["word"]},
-            {"id": [1, 2]},
-        ),
-        ({"op": "join", "input": "codes", "on": ["code"], "how": "anti"}, {"id": [3, 4]}),
-    ],
-)
-def test_row_by_row(step, expected, codes):
-    frame = made(step, inputs=codes).apply(ROWS).frame
-    assert {name: frame[name].to_list() for name in expected} == expected
-
-
-@pytest.mark.parametrize(
-    ("step", "expected"),
-    [
-        ({"op": "deduplicate", "keys": ["g"]}, {"i": [0, 1]}),
-        ({"op": "deduplicate", "keys": ["g"], "keep": "last"}, {"i": [4, 5]}),
-        ({"op": "deduplicate", "keys": ["g"], "order_by": "v"}, {"i": [0, 5]}),
-        (
-            {"op": "aggregate", "by": ["g"], "columns": {"n": "count(*)", "top": "max(v)"}},
-            {"g": ["a", "b"], "n": [3, 3], "top": [9, 5]},
-        ),
-        ({"op": "aggregate", "columns": {"sum": "sum(v)"}}, {"sum": [28]}),
-        (
-            {
-                "op": "window",
-                "partition_by": ["g"],
-                "order_by": ["i"],
-                "columns": {
-                    "n": {"function": "row_number"},
-                    "before": {"function": "lag", "column": "v"},
-                    "total": {"function": "cumulative_sum", "column": "v"},
-                    "mean": {"function": "rolling_mean", "column": "v", "rows": 2},
-                },
-            },
-            {
-                "n": [1, 1, 2, 2, 3, 3],
-                "before": [None, None, 9, 1, 4, 3],
-                "total": [9, 1, 13, 4, 19, 9],
-                "mean": [9.0, 1.0, 6.5, 2.0, 5.0, 4.0],
-            },
-        ),
-        (
-            {
-                "op": "pivot",
-                "by": ["g"],
-                "column": "k",
-                "values": {"x": "v_x", "y": "v_y"},
-                "of": "v",
-                "aggregate": "sum",
-            },
-            {"g": ["a", "b"], "v_x": [15, None], "v_y": [4, 9]},
-        ),
-        (
-            {"op": "unpivot", "columns": ["v", "i"], "value": "number"},
-            {"number": [9, 0, 1, 1, 4, 2, 3, 3, 6, 4, 5, 5]},
-        ),
-        ({"op": "union", "input": "codes"}, {"code": [None] * 6 + ["a", "b"]}),
-        (
-            {"op": "sql", "query": "SELECT g, median(v) AS m FROM rows GROUP BY g ORDER BY g"},
-            {"m": [6.0, 3.0]},
-        ),
-    ],
-)
-def test_all_rows_at_once(step, expected, codes, tmp_path):
-    rows = pl.DataFrame(
-        {"i": range(6), "g": ["a", "b"] * 3, "k": ["x", "y", "y", "y", "x", "y"], "v": [9, 1, 4, 3, 6, 5]}
-    )
-    found = whole(rows, step, folder=tmp_path, inputs=codes)
-    assert {name: found[name].to_list() for name in expected} == expected
-
-
-def test_the_latest_row_that_is_not_later(tmp_path):
-    start = datetime(2024, 1, 1, tzinfo=UTC)
-    rates = pl.DataFrame(
-        {"at": [start, start + timedelta(days=2)], "currency": ["EUR"] * 2, "rate": [1.1, 1.2]}
-    )
-    rates.write_parquet(tmp_path / "rates.parquet")
-    orders = pl.DataFrame(
+ROWS = traced(
+    pl.DataFrame(
         {
-            "at": [
-                start + timedelta(days=3),
-                start - timedelta(days=1),
-                start + timedelta(days=1),
-                start + timedelta(days=9),
-            ],
-            "currency": ["EUR"] * 4,
-        }
-    )
-    step = {"op": "join", "input": "rates", "on": ["currency", "at"], "how": "asof", "tolerance": "5d"}
-    found = made(step, inputs={"rates": Input(path=str(tmp_path / "rates.parquet"))}).apply(orders).frame
-    assert found["rate"].to_list() == [1.2, None, 1.1, None]
-    assert found["at"].to_list() == orders["at"].to_list()
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    codes=st.lists(st.sampled_from(["a", "b", "?", None]), max_size=30),
-    numbers=st.lists(st.sampled_from(["1", "2.5", "x", "", None]), min_size=30, max_size=30),
-    chunk=st.integers(1, 31),
-)
-def test_in_is_out_and_left_out_and_rejected_however_it_is_cut(codes, numbers, chunk):
-    frame = pl.DataFrame(
-        {
-            "code": codes,
-            "n": numbers[: len(codes)],
-            "_source": ["here"] * len(codes),
-            "_position": range(len(codes)),
+            "id": [1, 2, 3, 4],
+            "code": ["a", "b", None, "zz"],
+            "x": [1.0, None, 3.5, 4.0],
+            "day": [date(2024, 1, 1), date(2024, 1, 2), None, date(2024, 1, 4)],
+            "at": [datetime(2024, 1, 1, hour, tzinfo=UTC) for hour in (1, 2, 3, 4)],
         },
-        schema={"code": pl.String, "n": pl.String, "_source": pl.String, "_position": pl.Int64},
+        schema_overrides={"at": pl.Datetime("us", "UTC")},
     )
-    transformation = made(
-        {"op": "map", "column": "code", "codes": {"a": "A", "b": "B"}},
-        {"op": "cast", "columns": {"n": "number"}},
-        {"op": "filter", "where": "n > 1 OR n IS NULL"},
-    )
-    parts = [transformation.apply(frame.slice(at, chunk)) for at in range(0, frame.height, chunk)]
-    out = sum(part.frame.height for part in parts)
-    bad = pl.concat([part.bad for part in parts]) if parts else pl.DataFrame({"position": []})
-    assert out + sum(part.filtered for part in parts) + bad.height == frame.height
-    for row in frame.iter_rows(named=True):
-        wrong = row["code"] == "?" or row["n"] == "x"
-        assert (row["_position"] in bad["position"].to_list()) == wrong
-    one = transformation.apply(frame)
-    if parts:
-        assert_frame_equal(pl.concat([part.frame for part in parts]), one.frame)
-    assert sum(one.reasons.values()) == bad.height
+)
+LINEAGE = ["_source", "_position", "_load"]
 
 
-def test_why_a_row_is_rejected():
-    stepped = made({"op": "map", "column": "code", "codes": {"a": "A"}}).apply(
-        ROWS.with_columns(_source=pl.lit("f.csv"), _position=pl.col("id") + 10)
+# --- what is sent to quarantine ---------------------------------------------------------------------
+
+
+def test_an_unmapped_code_goes_to_quarantine_with_the_row_as_it_was():
+    made = stepped(
+        ROWS,
+        {"op": "derive", "columns": {"y": "id * 2"}},
+        {"op": "map", "column": "code", "codes": {"a": "apple", "b": None}},
     )
-    assert stepped.bad.select("source", "position", "reason").rows() == [
-        ("f.csv", 12, "code: expected a code that is mapped, found 'b'"),
-        ("f.csv", 13, "code: expected a code that is mapped, found 'z'"),
+    assert made.frame["code"].to_list() == ["apple", None, None]
+    assert made.reasons == {"code: codes": 1}
+    row = made.bad.row(0, named=True)
+    assert (row["source"], row["position"]) == ("here", 3)
+    assert row["reason"] == "code: expected a code that is mapped, found 'zz'"
+    kept = json.loads(row["row"])
+    assert (kept["id"], kept["code"], kept["y"]) == ("4", "zz", "8")
+    assert not set(kept) & set(LINEAGE)
+    assert made.bad.schema == QUARANTINE_SCHEMA
+
+
+def test_a_row_may_fail_a_cast_in_several_columns():
+    made = stepped(ROWS, {"op": "cast", "columns": {"code": "integer", "x": "integer"}})
+    assert made.frame["id"].to_list() == []
+    assert made.reasons == {"code: integer": 3, "x: integer": 1}
+    assert made.bad["reason"].to_list() == [
+        "code: expected integer, found 'a'",
+        "code: expected integer, found 'b'",
+        "x: expected integer, found '3.5'",
+        "code: expected integer, found 'zz'",
     ]
-    assert stepped.reasons == {"code: codes": 2}
 
 
-def test_steps_and_a_query_say_the_same(tmp_path):
-    rows = ratings().head(20_000)
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    by_steps = whole(
-        rows,
-        {"op": "filter", "where": "rating >= 3"},
-        {"op": "derive", "columns": {"decade": "year / 10"}},
-        {"op": "cast", "columns": {"decade": "number"}},
-        {
-            "op": "aggregate",
-            "by": ["film_id"],
-            "columns": {"n": "count(*)", "mean": "avg(rating)", "of": "max(decade)"},
-        },
-        folder=tmp_path / "a",
-        chunk=999,
-    )
-    by_query = whole(
-        rows,
-        {
-            "op": "sql",
-            "query": "SELECT film_id, count(*) AS n, avg(rating) AS mean, max(year / 10) AS of FROM rows "
-            "WHERE rating >= 3 GROUP BY film_id ORDER BY film_id",
-        },
-        folder=tmp_path / "b",
-        chunk=20_000,
-    )
-    assert_frame_equal(by_steps, by_query, check_dtypes=False)
+def test_a_long_value_is_cut_in_the_reason():
+    frame = traced(pl.DataFrame({"s": ["q" * 100]}))
+    assert stepped(frame, {"op": "cast", "columns": {"s": "date"}}).bad["reason"].item().endswith("q…'")
+
+
+def test_a_cast_may_fail_the_load_or_leave_values_out():
+    left = stepped(ROWS, {"op": "cast", "columns": {"code": "integer"}, "on_error": None})
+    assert left.frame["code"].to_list() == [None] * 4
+    assert left.frame.schema["code"] == pl.Int64
+    assert left.bad.height == 0
+    with pytest.raises(
+        PenstockError, match=r"steps\[0\] \(cast\): 3 rows, the first: code: expected integer, found 'a'"
+    ):
+        stepped(ROWS, {"op": "cast", "columns": {"code": "integer"}, "on_error": "fail"})
+
+
+def test_a_missing_value_is_neither_unmapped_nor_unfit():
+    empty = traced(pl.DataFrame({"s": [" ", None, "", "4 "], "x": [float("nan"), None, 1.0, 2.0]}))
+    made = stepped(empty, {"op": "cast", "columns": {"s": "integer", "x": "integer"}})
+    assert made.frame["s"].to_list() == [None, None, None, 4]
+    assert made.frame["x"].to_list() == [None, None, 1, 2]
 
 
 @pytest.mark.parametrize(
-    ("step", "says"),
+    ("step", "expected", "kind"),
     [
-        (
-            {"op": "drop", "columns": ["cod"]},
-            r"steps\[0\] \(drop\): there is no column 'cod'\n.*did you mean 'code'",
-        ),
-        ({"op": "filter", "where": "xx > 1"}, r"steps\[0\] \(filter\).*xx"),
-        ({"op": "filter", "where": "x >"}, r"steps\[0\] \(filter\): 'x >'"),
-        ({"op": "derive", "columns": {"y": "read_csv('/etc/passwd')"}}, "there is no function 'read_csv'"),
-        ({"op": "rename", "columns": {"x": "id"}}, "two columns 'id'"),
-        (
-            {"op": "cast", "columns": {"code": "number"}, "on_error": "fail"},
-            "3 rows, the first: code: expected number, found 'a'",
-        ),
-        ({"op": "join", "input": "codes", "on": ["id"]}, r"the input 'codes': there is no column 'id'"),
+        ({"unmapped": "keep"}, ["A", "b", None, "zz"], pl.String),
+        ({"unmapped": None}, ["A", None, None, None], pl.String),
+        ({"default": "?"}, ["A", "?", None, "?"], pl.String),
     ],
 )
-def test_what_is_wrong_with_a_step_is_said(step, says, codes):
-    with pytest.raises(PenstockError, match=says):
-        made(step, inputs=codes).apply(ROWS)
+def test_what_becomes_of_codes_that_are_not_mapped(step, expected, kind):
+    made = stepped(ROWS, {"op": "map", "column": "code", "codes": {"a": "A"}, **step})
+    assert made.frame["code"].to_list() == expected
+    assert made.frame.schema["code"] == kind
 
 
-def test_a_join_that_would_double_rows_is_refused(tmp_path):
-    path = tmp_path / "twice.csv"
-    path.write_text("code,word\na,apple\na,avocado\n")
-    inputs = {"twice": Input(path=str(path))}
-    step = {"op": "join", "input": "twice", "on": ["code"]}
-    with pytest.raises(PenstockError, match="has 2 rows with code 'a', so a row would be doubled"):
-        made(step, inputs=inputs).apply(ROWS)
-    assert made({**step, "validate_keys": "m:m"}, inputs=inputs).apply(ROWS).frame.height == 5
+def test_codes_may_be_numbers_and_words_may_be_too():
+    made = stepped(
+        ROWS, {"op": "map", "column": "x", "codes": {1: 10, 3.5: 35}, "into": "y", "unmapped": "null"}
+    )
+    assert made.frame["y"].to_list() == [10, None, 35, None]
+    assert made.frame["x"].to_list() == [1.0, None, 3.5, 4.0]
+    kept = stepped(ROWS, {"op": "map", "column": "id", "codes": {1: 100}, "unmapped": "keep"})
+    assert kept.frame["id"].to_list() == [100, 2, 3, 4]
 
 
-def test_a_query_sees_no_file(tmp_path):
-    (tmp_path / "secret.csv").write_text("a\n1\n")
-    for query in (
-        f"SELECT * FROM '{tmp_path}/secret.csv'",
-        "SET enable_external_access = true",
-        "SELECT * FROM nothing",
+def test_the_type_of_words_does_not_hang_on_which_codes_turn_up():
+    step = {"op": "map", "column": "code", "codes": {"a": 1, "b": 2.5}, "unmapped": "null"}
+    parts = [stepped(ROWS.slice(at, 1), step).frame.schema for at in range(4)]
+    assert all(part["code"] == pl.Float64 for part in parts)
+
+
+# --- the rest ---------------------------------------------------------------------------------------
+
+
+def test_columns_are_renamed_all_at_once():
+    made = stepped(ROWS, {"op": "rename", "columns": {"id": "x", "x": "id"}})
+    assert made.frame["x"].to_list() == [1, 2, 3, 4]
+
+
+def test_keeping_columns_keeps_lineage():
+    made = stepped(ROWS, {"op": "keep", "columns": ["x", "id"]})
+    assert made.frame.columns == ["x", "id", *LINEAGE]
+
+
+@pytest.mark.parametrize(
+    ("values", "column", "expected"),
+    [
+        ({"x": 7}, "x", [1.0, 7.0, 3.5, 4.0]),
+        (
+            {"day": "2020-02-29"},
+            "day",
+            [date(2024, 1, 1), date(2024, 1, 2), date(2020, 2, 29), date(2024, 1, 4)],
+        ),
+        ({"code": "none"}, "code", ["a", "b", "none", "zz"]),
+    ],
+)
+def test_what_is_missing_is_filled_in_the_type_of_the_column(values, column, expected):
+    made = stepped(ROWS, {"op": "fill", "columns": values})
+    assert made.frame[column].to_list() == expected
+    assert made.frame.schema == ROWS.schema
+
+
+def test_what_is_derived_is_of_a_type_of_a_contract_and_no_number_is_infinite():
+    made = stepped(
+        ROWS,
+        {
+            "op": "derive",
+            "columns": {
+                "hour": "EXTRACT(hour FROM at)",
+                "one": "1",
+                "none": "NULL",
+                "price": "CAST(x AS DECIMAL(10, 1))",
+                "inf": "id / 0",
+                "nan": "LN(0 - x)",
+                "moment": "STRPTIME('2024-05-06', '%Y-%m-%d')",
+            },
+        },
+    ).frame
+    assert [made.schema[name] for name in ("hour", "one", "none", "price", "inf", "moment")] == [
+        pl.Int64, pl.Int64, pl.String, pl.Float64, pl.Float64, pl.Datetime("us", "UTC"),
+    ]  # fmt: skip
+    assert made["inf"].null_count() == made["nan"].null_count() == 4
+
+
+def test_expressions_of_one_step_see_the_columns_from_before_it():
+    made = stepped(ROWS, {"op": "derive", "columns": {"id": "id + 1", "y": "id * 10"}})
+    assert made.frame["y"].to_list() == [10, 20, 30, 40]
+
+
+def test_a_filter_counts_what_is_false_and_what_cannot_be_told():
+    made = stepped(ROWS, {"op": "filter", "where": "x > 1"}, {"op": "filter", "where": "id < 4"})
+    assert made.frame["id"].to_list() == [3]
+    assert made.filtered == 3
+
+
+# --- what is told -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("step", "message", "hint"),
+    [
+        ({"op": "drop", "columns": ["cod"]}, "there is no column 'cod'", "did you mean 'code'?"),
+        ({"op": "keep", "columns": ["CODE"]}, "there is no column 'CODE'", "did you mean 'code'?"),
+        ({"op": "rename", "columns": {"q": "r"}}, "there is no column 'q'", "there are: id, code, x, day, at"),
+        ({"op": "rename", "columns": {"id": "x"}}, "there would be two columns 'x'", "drop or rename"),
+        ({"op": "rename", "columns": {"id": "_load"}}, "'_load' says where a row is from", "another name"),
+        ({"op": "drop", "columns": ["_source"]}, "'_source' says where a row is from", "another name"),
+        ({"op": "derive", "columns": {"_position": "id"}}, "'_position' says where", "another name"),
+        ({"op": "map", "column": "code", "codes": {"a": "b"}, "into": "_load"}, "'_load' says where", "another"),
+        ({"op": "fill", "columns": {"x": "a"}}, "'x' is number, and 'a' is none", ""),
+        ({"op": "fill", "columns": {"id": 1.5}}, "'id' is integer, and 1.5 is none", ""),
+        ({"op": "fill", "columns": {"code": 1}}, "'code' is text, and 1 is none", ""),
+        ({"op": "fill", "columns": {"day": "Monday"}}, "'day' is date, and 'Monday' is none", ""),
+        ({"op": "filter", "where": "x"}, "'x' is number, not true or false", "x > 0"),
+        ({"op": "filter", "where": "idd > 1"}, "'idd > 1': there is no column 'idd'", "did you mean 'id'?"),
+        ({"op": "derive", "columns": {"y": "x + 1", "z": "cods"}}, "z: 'cods': there is no column 'cods'", "'code'"),
+        ({"op": "derive", "columns": {"y": "code > 1"}}, "y: 'code > 1': cannot compare string", "go together"),
+        ({"op": "derive", "columns": {"y": "day > '2024-01-01'"}}, "y: \"day > '2024", "DATE '2024-12-31'"),
+        ({"op": "derive", "columns": {"y": "at - day"}}, "'y' is duration", "CAST(later - earlier AS BIGINT)"),
+        ({"op": "derive", "columns": {"w": "id", "y": "CAST(code AS BIGINT)"}}, "y: 'CAST(code AS BIGINT)': conv", "TRY_CAST"),
+    ],
+)  # fmt: skip
+def test_an_error_names_the_step_the_expression_and_what_is_near(step, message, hint):
+    with pytest.raises(PenstockError) as error:
+        stepped(ROWS, {"op": "derive", "columns": {"fine": "id"}}, step)
+    assert error.value.message.startswith(f"steps[1] ({step['op']}): ")
+    assert message in error.value.message
+    assert hint in error.value.hint.replace("fine, ", "").replace(", fine", "")
+
+
+def test_the_step_that_fails_is_named_where_only_a_value_shows_it():
+    steps = [
+        {"op": "derive", "columns": {"y": "CAST(id AS TEXT) || 'q'"}},
+        {"op": "filter", "where": "id > 2"},
+        {"op": "derive", "columns": {"z": "id", "n": "CAST(y AS BIGINT)"}},
+        {"op": "drop", "columns": ["y"]},
+    ]
+    with pytest.raises(
+        PenstockError, match=r"steps\[2\] \(derive\): n: 'CAST\(y AS BIGINT\)': conversion.*\"3q\""
     ):
-        with pytest.raises(PenstockError, match=r"steps\[0\] \(sql\)"):
-            whole(ROWS, {"op": "sql", "query": query}, folder=tmp_path)
+        stepped(ROWS, *steps)
 
 
-def test_inputs_that_are_not_there_are_named(tmp_path):
-    with pytest.raises(PenstockError, match="there is no input 'x'"):
-        made({"op": "union", "input": "x"})
-    with pytest.raises(PenstockError, match=r"inputs\.x"):
-        made(
-            {"op": "join", "input": "x", "on": ["id"]},
-            inputs={"x": Input(path=str(tmp_path / "none.parquet"))},
-        ).apply(ROWS)
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [
+        ({"op": "map", "column": "c", "codes": {True: "x"}}, "write such codes in quotes"),
+        ({"op": "map", "column": "c", "codes": {}}, "at least 1"),
+        ({"op": "map", "column": "c", "codes": {"a": "b"}, "unmapped": "default"}, "goes with `unmapped: default`"),
+        ({"op": "map", "column": "c", "codes": {"a": "b"}, "unmapped": "keep", "default": "c"}, "goes with"),
+        ({"op": "join", "input": "i", "on": ["a"], "tolerance": "1h"}, "`tolerance` goes with `how: asof`"),
+        ({"op": "join", "input": "i", "on": ["a"], "how": "anti", "columns": ["b"]}, "adds no `columns`"),
+        ({"op": "window", "order_by": ["a"], "columns": {"r": {"function": "lag"}}}, "`lag` needs `column`"),
+        ({"op": "window", "order_by": ["a"], "columns": {"r": {"function": "rolling_sum", "column": "x"}}}, "one of `rows`"),
+        ({"op": "window", "order_by": ["a", "b"], "columns": {"r": {"function": "rolling_sum", "column": "x", "within": "1h"}}}, "one column of `order_by`"),
+        ({"op": "explode"}, "explode"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_declared_is_told(step, told):
+    with pytest.raises(ValidationError, match=told):
+        transformation([step])
 
 
-def test_quarantine_needs_an_origin():
-    with pytest.raises(PenstockError, match=r"steps\[1\] \(cast\): a row made of many has no origin"):
-        made({"op": "deduplicate", "keys": ["id"]}, {"op": "cast", "columns": {"id": "text"}})
+def test_a_step_on_is_a_word_whatever_yaml_makes_of_it():
+    joined = transformation([{"op": "join", "input": "i", True: ["a"]}], {"i": "none.parquet"})
+    assert joined.each[0][1].on == ("a",)
+
+
+def test_steps_that_judge_rows_come_before_those_that_need_all_of_them():
+    whole = {"op": "deduplicate", "keys": ["id"]}
+    for step in (
+        {"op": "cast", "columns": {"x": "integer"}},
+        {"op": "map", "column": "code", "codes": {"a": "b"}},
+    ):
+        assert transformation([step, whole]).rowwise is False
+        with pytest.raises(PenstockError, match=r"steps\[1\] .*no origin that quarantine could name"):
+            transformation([whole, step])
+
+
+# --- what holds for any steps -----------------------------------------------------------------------
+
+frames = st.lists(
+    st.tuples(
+        st.one_of(st.none(), st.integers(-5, 5)),
+        st.one_of(st.none(), st.sampled_from(["a", "b", "7", " 8 ", "x", ""])),
+        st.one_of(st.none(), st.sampled_from([0.0, 1.0, 2.5, -1e300, float("nan")])),
+    ),
+    max_size=12,
+).map(
+    lambda rows: traced(
+        pl.DataFrame(rows, schema={"n": pl.Int64, "s": pl.String, "x": pl.Float64}, orient="row")
+    )
+)
+one_step = st.sampled_from(
+    [
+        {"op": "map", "column": "s", "codes": {"a": "b", "b": "7", "7": None, " 8 ": "9"}},
+        {"op": "map", "column": "s", "codes": {"a": "7"}, "default": "x"},
+        {"op": "map", "column": "n", "codes": {1: 2, 2: 3}, "unmapped": "keep"},
+        {"op": "cast", "columns": {"s": "integer", "x": "integer"}},
+        {"op": "cast", "columns": {"s": "number"}, "on_error": "null"},
+        {"op": "cast", "columns": {"s": "text", "n": "number"}},
+        {"op": "fill", "columns": {"x": 3}},
+        {"op": "filter", "where": "n > 0 OR x < 2"},
+        {"op": "filter", "where": "s IS NOT NULL"},
+        {"op": "derive", "columns": {"x": "x / n", "n": "n + 1"}},
+        {"op": "derive", "columns": {"s": "TRIM(CAST(s AS TEXT)) || 'a'"}},
+        {"op": "join", "input": "few", "on": {"n": "key"}, "suffix": "_few"},
+        {"op": "join", "input": "few", "on": {"n": "key"}, "how": "semi"},
+        {"op": "join", "input": "few", "on": {"n": "key"}, "how": "anti"},
+    ]
+)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    path = tmp_path_factory.mktemp("inputs") / "few.parquet"
+    pl.DataFrame({"key": [1, 2, -3], "word": ["one", "two", None]}).write_parquet(path)
+    return path
+
+
+@given(frame=frames, steps=st.lists(one_step, max_size=5), size=st.integers(1, 5))
+def test_rows_add_up_and_the_size_of_chunks_does_not_matter(few, frame, steps, size):
+    whole_steps = transformation(steps, {"few": few})
+    try:
+        whole = whole_steps.apply(frame)
+    except PenstockError as error:
+        # The columns of one join twice, or the sum of a text: told of any chunk, with the same words.
+        with pytest.raises(PenstockError, match=re.escape(error.message[:20])):
+            whole_steps.apply(frame.head(size))
+        return
+    assert frame.height == whole.frame.height + whole.filtered + whole.bad.height
+    assert sum(whole.reasons.values()) >= whole.bad.height
+    assert set(whole.frame["_position"]).isdisjoint(whole.bad["position"])
+    parts = [whole_steps.apply(frame.slice(at, size)) for at in range(0, frame.height, size)]
+    if parts:
+        assert_frame_equal(pl.concat([part.frame for part in parts]), whole.frame)
+        assert_frame_equal(pl.concat([part.bad for part in parts]), whole.bad)
+        assert sum(part.filtered for part in parts) == whole.filtered

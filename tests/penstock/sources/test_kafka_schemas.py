@@ -143,7 +143,7 @@ ROW = {
     "day": date(1969, 12, 31),
     "millis": MOMENT,
     "micros": MOMENT.replace(microsecond=123456),
-    "local": datetime(2024, 1, 1, 12),  # noqa: DTZ001
+    "local": datetime(2024, 1, 1, 12),
     "at": time(23, 59, 59, 1000),
     "price": Decimal("-12345678.90"),
     "huge": Decimal("1234567890123456789012345678901234567890.12"),
