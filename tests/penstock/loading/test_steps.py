@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from pydantic import ValidationError
@@ -306,6 +306,7 @@ def few(tmp_path_factory):
     return path
 
 
+@settings(deadline=None)
 @given(frame=frames, steps=st.lists(one_step, max_size=5), size=st.integers(1, 5))
 def test_rows_add_up_and_the_size_of_chunks_does_not_matter(few, frame, steps, size):
     whole_steps = transformation(steps, {"few": few})
@@ -322,5 +323,5 @@ def test_rows_add_up_and_the_size_of_chunks_does_not_matter(few, frame, steps, s
     parts = [whole_steps.apply(frame.slice(at, size)) for at in range(0, frame.height, size)]
     if parts:
         assert_frame_equal(pl.concat([part.frame for part in parts]), whole.frame)
-        assert_frame_equal(pl.concat([part.bad for part in parts]), whole.bad)
+        assert_frame_equal(pl.concat([part.bad for part in parts]), whole.bad, check_row_order=False)
         assert sum(part.filtered for part in parts) == whole.filtered

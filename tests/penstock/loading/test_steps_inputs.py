@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -218,6 +218,7 @@ hours = st.one_of(st.none(), st.integers(0, 20))
 group = st.one_of(st.none(), st.sampled_from(["a", "b"]))
 
 
+@settings(deadline=None)
 @given(
     ours=st.lists(st.tuples(group, hours), max_size=15),
     theirs=st.lists(st.tuples(group, hours), max_size=15, unique=True),
