@@ -20,7 +20,7 @@ help:  ## Print this help.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
 # What is installed. `make run EXTRAS=` builds the tables alone, in an environment without torch.
-EXTRAS ?= vision ingest
+EXTRAS ?= vision ingest stream
 LOCKS := requirements.lock $(EXTRAS:%=locks/%.lock)
 
 env: $(STAMP)  ## Install the locked environment into .venv (bootstraps uv itself).
