@@ -71,9 +71,12 @@ bench: env  ## Measure the claims of the README side by side.
 	python benchmarks/files.py
 	python benchmarks/databases.py
 
-lock: env  ## Resolve the locks anew from pyproject.toml. They hold versions and hashes, no addresses.
-	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra data --extra dev pyproject.toml -o requirements.lock
-	for group in vision ingest stream serve cloud; do uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra $$group --constraint requirements.lock pyproject.toml -o locks/$$group.lock; done
+LOCKING := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+
+lock: env  ## Resolve the locks anew from pyproject.toml. They hold versions and hashes, no addresses, and agree with each other.
+	uv pip compile $(LOCKING) --upgrade --extra data --extra dev pyproject.toml -o requirements.lock
+	before=requirements.lock; for group in vision ingest stream serve; do uv pip compile $(LOCKING) --upgrade --extra $$group $$(printf -- '--constraint %s ' $$before) pyproject.toml -o locks/$$group.lock; before="$$before locks/$$group.lock"; done
+	uv pip compile $(LOCKING) --upgrade --extra cloud --constraint requirements.lock pyproject.toml -o locks/cloud.lock  # what azure-ai-ml asks for goes with no other group
 
 clean:  ## Remove what the graph made (not the cache of DVC).
 	dvc list . --dvc-only --recursive | xargs -r rm -f
