@@ -2,8 +2,8 @@
 
     python benchmarks/files.py [ROWS]
 
-The file is the flights from New York of 2013, repeated. Both write Parquet of the same compression; ours is read as
-text, checked against a contract that names all columns with the types that polars finds, and divided into rows and
+The file is the flights from New York of 2013, repeated. Both write Parquet of the same compression; ours is checked
+against a contract that names all columns with the types that polars finds, and divided into rows and
 quarantine. Each run is a process of
 its own, so that its peak of memory is its own; the order changes from run to run.
 """
@@ -55,10 +55,13 @@ DECLARED = {name: Column.model_validate({"type": kind, "nullable": True}) for na
 def ours(csv: Path, out: Path) -> int:
     """All rows through the contract into Parquet, a file for each chunk; how many were rejected."""
     rejected = 0
-    for number, chunk in enumerate(read_files(FilesSource(kind="files", path=str(csv)), Window())):
+    types = {name: column.type for name, column in DECLARED.items()}
+    for number, chunk in enumerate(read_files(FilesSource(kind="files", path=str(csv)), Window(types=types))):
         if not chunk.frame.height:
             continue
-        checked = contract.check(chunk.frame, DECLARED, source=chunk.source, position=chunk.position)
+        checked = contract.check(
+            chunk.frame, DECLARED, source=chunk.source, position=chunk.position, written=chunk.written
+        )
         bad = pl.concat([chunk.broken, checked.bad])
         rejected += bad.height
         bad.write_parquet(out / f"quarantine-{number}.parquet", compression="zstd")

@@ -17,7 +17,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -335,7 +335,8 @@ def _agreed(name: str, column: Column) -> pl.Expr:
 
 def _cast(frame: pl.DataFrame, columns: Mapping[str, Column]) -> pl.DataFrame:
     """All columns in their types; null where missing or unfit."""
-    careful = {name: typed(name, column.type, frame.schema[name]) for name, column in columns.items()}
+    schema = frame.schema
+    careful = {name: typed(name, column.type, schema[name]) for name, column in columns.items()}
     plain = {name: _plain(frame[name], column) for name, column in columns.items()}
     cheap = {name: cast for name, cast in plain.items() if cast is not None}
     casts = frame.select(**careful | cheap)
@@ -377,6 +378,7 @@ def check(
     source: str | pl.Series,
     position: int | pl.Series = 0,
     unique: Sequence[str] = (),
+    written: Callable[[], pl.DataFrame] | None = None,
 ) -> Checked:
     """Divide a table into the rows that keep the contract and those that break it.
 
@@ -387,6 +389,8 @@ def check(
         position: Number of the first row in its source, or of each row.
         unique: Columns that together identify a row. The first row of its kind is kept; a row with a
             missing value among them repeats none.
+        written: Gives the rows as text, if the source has read numbers as such: what is rejected is shown as it was
+            written. Not together with anything unique.
     """
     casts = _cast(frame, columns)
     rules = _rules(frame, casts, columns)
@@ -404,6 +408,17 @@ def check(
         kept = pl.int_range(frame.height, eager=True, dtype=pl.UInt32)
         return Checked(casts, pl.DataFrame(schema=QUARANTINE_SCHEMA), {}, kept)
     at = failed.arg_true()
+    if written is not None:
+        text = written()
+        rejected = check(
+            text[at],
+            columns,
+            source=source if isinstance(source, str) else source.gather(at),
+            position=at.cast(pl.Int64) + position if isinstance(position, int) else position.gather(at),
+        )
+        if rejected.bad.height == len(at):
+            return Checked(casts.filter(~failed), rejected.bad, rejected.reasons, (~failed).arg_true())
+        return check(text, columns, source=source, position=position)
     reasons, counts = _reasons(both[at], rules, {key: mask.gather(at) for key, mask in repeated.items()})
     bad = pl.DataFrame(
         {
@@ -426,30 +441,33 @@ def as_json(rows: pl.DataFrame) -> pl.Series:
 def _rules(frame: pl.DataFrame, casts: pl.DataFrame, columns: Mapping[str, Column]) -> list[_Rule]:
     """The rules that one row or more may break; those that the columns as a whole show to be kept are left out."""
     kept = _kept(casts, columns)
+    schema = frame.schema
     rules: list[_Rule] = []
     for name, column in columns.items():
         value, raw = pl.col(name), pl.col(_raw(name))
-        shown = raw.cast(pl.String, strict=False)
-        found = (
-            pl.lit(", found '")
-            + shown.str.head(SHOWN)
-            + pl.when(shown.str.len_chars() > SHOWN).then(pl.lit("…'")).otherwise(pl.lit("'"))
-        )
         nulls = casts[name].null_count()
-        absent = missing(raw, column.type, frame.schema[name])
+        absent = missing(raw, column.type, schema[name])
         if nulls > frame[name].null_count():
-            words = pl.lit(f"{name}: expected {column.type}") + found
+            words = pl.lit(f"{name}: expected {column.type}") + _found(raw)
             rules.append(_Rule(f"{name}: {column.type}", value.is_null() & ~absent, words))
         if nulls and not column.nullable:
             rules.append(_Rule(f"{name}: missing", absent, pl.lit(f"{name}: expected a value, found none")))
         for bound, broken in _bounds(name, column):
             if not kept[f"{name}: {bound}"]:
-                rules.append(_Rule(f"{name}: {bound}", broken, pl.lit(f"{name}: expected {bound}") + found))
+                rules.append(
+                    _Rule(f"{name}: {bound}", broken, pl.lit(f"{name}: expected {bound}") + _found(raw))
+                )
         if column.values is not None and not kept[f"{name}: values"]:
             some = ", ".join(column.values[:8]) + (", …" if len(column.values) > 8 else "")
-            words = pl.lit(f"{name}: expected one of {some}") + found
+            words = pl.lit(f"{name}: expected one of {some}") + _found(raw)
             rules.append(_Rule(f"{name}: values", ~value.is_in(column.values), words))
     return rules
+
+
+def _found(raw: pl.Expr) -> pl.Expr:
+    shown = raw.cast(pl.String, strict=False)
+    end = pl.when(shown.str.len_chars() > SHOWN).then(pl.lit("…'")).otherwise(pl.lit("'"))
+    return pl.lit(", found '") + shown.str.head(SHOWN) + end
 
 
 def _kept(casts: pl.DataFrame, columns: Mapping[str, Column]) -> dict[str, bool]:

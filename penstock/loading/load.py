@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -221,8 +221,10 @@ class _Running:
 
     def _window(self) -> Window:
         rule = self.load.incremental
+        known = self.columns or self.load.contract.columns
+        types = {name: column.type for name, column in known.items()}
         if rule is None:
-            return Window(resume=self.resume, batch_rows=self.load.batch_rows)
+            return Window(resume=self.resume, batch_rows=self.load.batch_rows, types=types)
         exclusive = False
         if self.bounds.full:
             since = None
@@ -241,6 +243,7 @@ class _Running:
             until=until,
             exclusive=exclusive,
             batch_rows=self.load.batch_rows,
+            types=types,
         )
 
     def _remembered(self) -> Cursor | None:
@@ -277,6 +280,13 @@ class _Running:
             }
         )
 
+    def _settled(self, chunk: Chunk) -> pl.DataFrame:
+        """The rows of a chunk as they are written, in the shape of the table."""
+        assert chunk.written is not None
+        load = self.load
+        frame = chunk.written()
+        return evolution.settle(frame, self.columns, load.contract, load.evolution, source="").frame
+
     def _rows(self, chunk: Chunk) -> dict[str, int]:
         """Settle, check, transform and stage the rows of a chunk; how many broke which rule."""
         load = self.load
@@ -286,6 +296,8 @@ class _Running:
         )
         source, position = _lineage(chunk)
         reasons: dict[str, int] = {}
+        if settled.unwanted.any() and chunk.written is not None:
+            return self._rows(replace(chunk, frame=chunk.written(), written=None))
         if settled.unwanted.any():
             at = settled.unwanted
             self.rejects.add(
@@ -297,10 +309,18 @@ class _Running:
             keep = ~at
             source, position = source.filter(keep), position.filter(keep)
             settled = evolution.kept(settled, keep)
-        checked = contract.check(settled.frame, settled.columns, source=source, position=position)
+        checked = contract.check(
+            settled.frame,
+            settled.columns,
+            source=source,
+            position=position,
+            written=None if chunk.written is None else (lambda: self._settled(chunk)),
+        )
         again = evolution.retyped(
             settled, checked.reasons, load.contract, load.evolution, source=hidden(name)
         )
+        if again is not None and chunk.written is not None:
+            return self._rows(replace(chunk, frame=chunk.written(), written=None))
         if again is not None:
             settled = again
             checked = contract.check(settled.frame, settled.columns, source=source, position=position)

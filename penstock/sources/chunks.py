@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
 import polars as pl
 
+from penstock.config import ColumnType
 from penstock.contract import QUARANTINE_SCHEMA
 
 __all__ = ["Chunk", "Window"]
@@ -25,6 +27,8 @@ class Window:
         until: Rows whose cursor is below it; None for no bound.
         exclusive: Whether a row at ``since`` itself is left out.
         batch_rows: About how many rows a chunk should hold.
+        types: What the contract says of columns. A source of text may read numbers as such at once, where that gives
+            what ``contract.typed`` would make of the text.
     """
 
     resume: dict[str, Any] = field(default_factory=dict)
@@ -33,6 +37,7 @@ class Window:
     until: int | float | str | date | None = None
     exclusive: bool = False
     batch_rows: int = 100_000
+    types: Mapping[str, ColumnType] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Chunk:
 
     Attributes:
         frame: The columns; text where the source has no types. Flat: no struct and no list (see ``flat``).
+        written: Gives the same rows as text, as they are written, if ``frame`` was read by ``Window.types``.
         source: What all rows come from (a file, a table, an address, a topic's partition), or one name per row.
             Never with a secret in it.
         position: Number of the first row in its source, counted from 0, or of each row: a row number, an offset.
@@ -60,3 +66,4 @@ class Chunk:
     boundary: bool = False
     resume: dict[str, Any] = field(default_factory=dict)
     remaining: int | None = None
+    written: Callable[[], pl.DataFrame] | None = None

@@ -2,7 +2,8 @@ r"""CSV, block by block, as text.
 
 polars reads blocks of whole lines on all cores; what it would alter without a word (a row with fewer fields), or
 refuse as a whole (one with more, a byte that is no character, a quote in the middle of a word), is found by
-counting, and only then is a block gone through row by row. A row is read as RFC 4180 has it:
+counting, and only then is a block gone through row by row. Columns that are known to be numbers are read as such at
+once, if all of a block are; its text stays at hand for whoever has to show a row. A row is read as RFC 4180 has it:
 
 - A field that begins with a quote ends at the next quote that is not doubled; a separator or the end of the line
   must follow. Elsewhere in a field a quote is a character like any other.
@@ -21,14 +22,17 @@ import codecs
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 from numpy.typing import NDArray
 
+from penstock.config import ColumnType
 from penstock.config.loading import FilesSource
 from penstock.errors import PenstockError
 from penstock.sources.streamed_buffer import Buffer
@@ -45,6 +49,9 @@ LONGEST = 16 << 20  # bytes of a row
 SHORT = 2000  # bytes without a quote that are not worth NumPy's while
 QUOTE, NEWLINE, RETURN = b'"\n\r'
 WHERE = "penstock-where"
+# Only what polars reads from CSV as ``contract.typed`` would from text; of times it takes forms that no contract does.
+NUMBERS: dict[ColumnType, type[pl.DataType]] = {"integer": pl.Int64, "number": pl.Float64}
+TRIES = 3  # blocks whose numbers are none, until they are all read as text
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class _Shape:
     settings: dict[str, Any]
     unquoted: re.Pattern[bytes]
     encoding: str
+    numbers: dict[str, type[pl.DataType]] = field(default_factory=dict)
 
     @property
     def width(self) -> int:
@@ -63,7 +71,12 @@ class _Shape:
 
 
 def read_csv(
-    stream: Stream, source: FilesSource, name: str, start: Progress, batch_rows: int
+    stream: Stream,
+    source: FilesSource,
+    name: str,
+    start: Progress,
+    batch_rows: int,
+    types: Mapping[str, ColumnType],
 ) -> Iterator[Piece]:
     """Read rows from ``start`` to the end.
 
@@ -73,6 +86,7 @@ def read_csv(
         name: Of the file.
         start: Where to begin.
         batch_rows: About how many rows a piece should have.
+        types: What columns are known to be; the others are text.
 
     Raises:
         PenstockError: There is no header, or one that cannot be.
@@ -80,6 +94,10 @@ def read_csv(
     buffer = Buffer(stream, name)
     separator = "\t" if suffix_of(name)[0] == ".tsv" and source.separator == "," else source.separator
     shape = _header(buffer, source, separator, name)
+    numbers = {
+        column: NUMBERS[types[column]] for column in shape.names if types.get(column, "text") in NUMBERS
+    }
+    tries = TRIES if numbers else 0
     rows, was = start.rows, None
     buffer.resume(start)
     if start.open is not None:
@@ -93,7 +111,9 @@ def read_csv(
             return
         content = buffer.content[:target]
         final = buffer.ended and len(content) == len(buffer.content)
-        block = _fast(content, shape) or _exact(content, shape, final=final)
+        block = _fast(content, replace(shape, numbers=numbers) if tries else shape) or _exact(
+            content, shape, final=final
+        )
         if not block.used:
             if len(content) > 2 * LONGEST:
                 raise PenstockError(
@@ -102,6 +122,7 @@ def read_csv(
                 )
             target = 2 * len(content)
             continue
+        tries = TRIES if tries and block.written is not None else max(0, tries - 1)
         if was is not None:
             block, was = _changed(block, was), None
         piece, rows = _piece(block, buffer, rows)
@@ -133,7 +154,8 @@ def _changed(block: _Block, was: bytes) -> _Block:
     """The first row of a block was stored already, as it was before it was continued: it is not stored again."""
     if block.broken and block.broken[0].position == 0:
         return block
-    row = block.frame.row(0)
+    frame = block.frame if block.written is None else block.written()
+    row = frame.row(0)
     told = Broken(
         0,
         "line: continued",
@@ -141,9 +163,7 @@ def _changed(block: _Block, was: bytes) -> _Block:
         ["" if value is None else value for value in row],
     )
     kept = np.arange(block.rows) if block.kept is None else block.kept
-    return _Block(
-        block.frame[1:], block.rows, block.used, kept[1:], [told, *block.broken], block.held, block.tail
-    )
+    return _Block(frame[1:], block.rows, block.used, kept[1:], [told, *block.broken], block.held, block.tail)
 
 
 # --- the header -------------------------------------------------------------------------------------
@@ -230,6 +250,7 @@ class _Block:
         broken: The others.
         held: Whether the last one may be half-written, and is to be read again.
         tail: Where the last row begins, if it has no newline.
+        written: Gives the sound rows as text, if some columns were read as numbers.
     """
 
     frame: pl.DataFrame
@@ -239,6 +260,7 @@ class _Block:
     broken: list[Broken] = field(default_factory=list)
     held: int | None = None
     tail: int | None = None
+    written: Callable[[], pl.DataFrame] | None = None
 
 
 def _piece(block: _Block, buffer: Buffer, rows: int) -> tuple[Piece, int]:
@@ -255,7 +277,8 @@ def _piece(block: _Block, buffer: Buffer, rows: int) -> tuple[Piece, int]:
         progress = Progress(rows + block.rows, end, tail, digest)
     broken = [Broken(rows + b.position, b.rule, b.reason, b.line) for b in block.broken]
     position = rows if block.kept is None else pl.Series(rows + block.kept, dtype=pl.Int64)
-    return Piece(block.frame, progress, position, broken, buffer.at_end), rows + block.rows
+    piece = Piece(block.frame, progress, position, broken, buffer.at_end, block.written)
+    return piece, rows + block.rows
 
 
 def _parsed(content: bytes, shape: _Shape) -> pl.DataFrame:
@@ -266,9 +289,21 @@ def _parsed(content: bytes, shape: _Shape) -> pl.DataFrame:
     return pl.read_csv(
         content,
         has_header=False,
-        schema=dict.fromkeys(shape.names, pl.String),
+        schema={name: shape.numbers.get(name, pl.String) for name in shape.names},
         **shape.settings,
     )
+
+
+def _parsed_numbers(content: bytes, shape: _Shape) -> pl.DataFrame | None:
+    """All columns, some of them as numbers; None if any value is not one, or is not finite."""
+    if not shape.numbers or content.startswith(BOM):
+        return None
+    try:
+        frame = _parsed(content, shape)
+    except pl.exceptions.PolarsError:
+        return None
+    finite = frame.select(cs.float().is_finite().all())
+    return frame if not finite.width or all(finite.row(0)) else None
 
 
 def _fast(content: bytes, shape: _Shape) -> _Block | None:
@@ -292,14 +327,20 @@ def _fast(content: bytes, shape: _Shape) -> _Block | None:
     if bounds is not None and len(bounds):
         newlines = np.flatnonzero(data == NEWLINE)
         rows = int(np.count_nonzero(np.searchsorted(bounds, newlines) % 2 == 0))
-    try:
-        frame = _parsed(block, shape)
-    except pl.exceptions.PolarsError:
-        return None
+    text = replace(shape, numbers={})
+    written = None
+    frame = _parsed_numbers(block, shape)
+    if frame is not None:
+        written = partial(_parsed, block, text)
+    else:
+        try:
+            frame = _parsed(block, text)
+        except pl.exceptions.PolarsError:
+            return None
     # With too many fields in a row polars gives up; with too few in any, there are too few in all.
     if frame.height != rows or not _none_short(frame, data, bounds, rows, shape):
         return None
-    return _Block(frame, rows, cut)
+    return _Block(frame, rows, cut, written=written)
 
 
 def _none_short(
@@ -310,7 +351,7 @@ def _none_short(
     marks = data == shape.separator[0]
     if bounds is not None and len(bounds):
         last = frame[shape.names[-1]]
-        if not last.null_count() and not (last == "").any():
+        if not last.null_count() and not (last.dtype == pl.String and (last == "").any()):
             return True  # a missing field is read as one of these
         inside = np.zeros(len(data), np.uint8)
         inside[bounds] = 1

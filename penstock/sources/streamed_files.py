@@ -11,10 +11,11 @@ beginning. Rows that ``Window.until`` leaves out are not forgotten: their file c
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -153,7 +154,7 @@ def _pieces(
     progress = start
     try:
         with ExitStack() as stack:
-            for piece in _read(place, form, source, start, window.batch_rows, stack):
+            for piece in _read(place, form, source, start, window, stack):
                 progress = piece.progress
                 yield piece
                 if piece.last:
@@ -199,10 +200,10 @@ def _digest(place: Place) -> str:
 
 
 def _read(
-    place: Place, form: FileFormat, source: FilesSource, start: Progress, batch_rows: int, stack: ExitStack
+    place: Place, form: FileFormat, source: FilesSource, start: Progress, window: Window, stack: ExitStack
 ) -> Iterator[Piece]:
     # Each format when it is met: what reads JSON and sheets is not installed everywhere.
-    name = place.name
+    name, batch_rows = place.name, window.batch_rows
     if form in WITH_TYPES:
         from penstock.sources.streamed_tables import read_arrow, read_excel, read_parquet
 
@@ -216,7 +217,7 @@ def _read(
         from penstock.sources.streamed_csv import read_csv
 
         stream = stack.enter_context(streamed(place, source.encoding))
-        return read_csv(stream, source, name, start, batch_rows)
+        return read_csv(stream, source, name, start, batch_rows, window.types)
     from penstock.sources.streamed_json import is_lines, read_json, read_json_lines
 
     if form == "json" and source.format == "auto" and source.select is None:
@@ -248,7 +249,8 @@ class _Waiting:
 
     def add(self, place: Place, piece: Piece) -> Iterator[Chunk]:
         """Take a piece; the chunks that are ready."""
-        frame, position, left = _within(piece, self.window, place.name)
+        piece, left = _within(piece, self.window, place.name)
+        frame = piece.frame
         self.left |= left
         if frame.height:
             full = self.rows + frame.height > FULLEST * self.window.batch_rows
@@ -256,7 +258,7 @@ class _Waiting:
                 yield from self.flush()
             self.schema = frame.schema
         if frame.height or frame.width or piece.broken:
-            self.pieces.append((place.name, replace(piece, frame=frame, position=position)))
+            self.pieces.append((place.name, piece))
             self.rows += frame.height + len(piece.broken)
         if piece.last or self.window.until is None:
             self._remember(place, piece.progress, ended=piece.last)
@@ -296,10 +298,20 @@ class _Waiting:
                     [pl.Series([name]).new_from_index(0, piece.frame.height) for name, piece in filled]
                 )
             position = pl.concat([_numbers(piece) for _, piece in filled])
-        return Chunk(frame, source, position, broken, reasons, boundary, self.memory.resume())
+        written = None
+        if any(piece.written is not None for _, piece in filled):
+            written = partial(_as_text, [piece for _, piece in filled])
+        return Chunk(
+            frame, source, position, broken, reasons, boundary, self.memory.resume(), written=written
+        )
 
 
 _NONE = pl.DataFrame(schema=contract.QUARANTINE_SCHEMA)
+
+
+def _as_text(pieces: Sequence[Piece]) -> pl.DataFrame:
+    frames = [piece.frame if piece.written is None else piece.written() for piece in pieces]
+    return pl.concat(frames, rechunk=False)
 
 
 def _numbers(piece: Piece) -> pl.Series:
@@ -311,11 +323,11 @@ def _numbers(piece: Piece) -> pl.Series:
 # --- bounds -----------------------------------------------------------------------------------------
 
 
-def _within(piece: Piece, window: Window, name: str) -> tuple[pl.DataFrame, int | pl.Series, bool]:
-    """The rows that are asked for, their numbers, and whether ``until`` has left any out."""
+def _within(piece: Piece, window: Window, name: str) -> tuple[Piece, bool]:
+    """The rows that are asked for, and whether ``until`` has left any out."""
     frame = piece.frame
     if window.cursor is None or (window.since is None and window.until is None) or not frame.height:
-        return frame, piece.position, False
+        return piece, False
     if window.cursor not in frame.columns:
         raise PenstockError(
             f"{name}: incremental.cursor: there is no column {window.cursor!r}",
@@ -337,8 +349,12 @@ def _within(piece: Piece, window: Window, name: str) -> tuple[pl.DataFrame, int 
         pl.repeat(value=True, n=pl.len()) & ~below.fill_null(value=False) & ~beyond.fill_null(value=False)
     ).to_series()
     if keep.all():
-        return frame, piece.position, left
-    return frame.filter(keep), _numbers(piece).filter(keep), left
+        return piece, left
+    whole = piece.written
+    written = None if whole is None else (lambda: whole().filter(keep))
+    return replace(
+        piece, frame=frame.filter(keep), position=_numbers(piece).filter(keep), written=written
+    ), left
 
 
 def _compared(name: str, frame: pl.DataFrame, bound: Any) -> tuple[pl.Expr, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +58,7 @@ class Piece:
         position: Number of the first, or of each.
         broken: The others.
         last: Whether the file is known to end here.
+        written: Gives the same rows as text, if they were read as numbers.
     """
 
     frame: pl.DataFrame
@@ -65,6 +66,7 @@ class Piece:
     position: int | pl.Series = 0
     broken: Sequence[Broken] = field(default_factory=tuple)
     last: bool = False
+    written: Callable[[], pl.DataFrame] | None = None
 
 
 def quarantined(name: str, broken: Sequence[Broken]) -> pl.DataFrame:
