@@ -8,7 +8,7 @@ the number that it will have; what lies there under a number that the table neve
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
@@ -18,7 +18,7 @@ from typing import Any
 import polars as pl
 
 from penstock import contract
-from penstock.config import Column
+from penstock.config import Column, ColumnType
 from penstock.config.loading import Load
 from penstock.contract import QUARANTINE_SCHEMA
 from penstock.errors import PenstockError
@@ -169,6 +169,7 @@ class _Running:
     now: Callable[[], datetime]
     columns: dict[str, Column] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
+    types: dict[str, ColumnType] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
     changes: dict[tuple[str, str], Change] = field(default_factory=dict)
     cursor: Cursor | None = None
@@ -221,10 +222,9 @@ class _Running:
 
     def _window(self) -> Window:
         rule = self.load.incremental
-        known = self.columns or self.load.contract.columns
-        types = {name: column.type for name, column in known.items()}
+        self._learn(self.columns or self.load.contract.columns)
         if rule is None:
-            return Window(resume=self.resume, batch_rows=self.load.batch_rows, types=types)
+            return Window(resume=self.resume, batch_rows=self.load.batch_rows, types=self.types)
         exclusive = False
         if self.bounds.full:
             since = None
@@ -243,7 +243,7 @@ class _Running:
             until=until,
             exclusive=exclusive,
             batch_rows=self.load.batch_rows,
-            types=types,
+            types=self.types,
         )
 
     def _remembered(self) -> Cursor | None:
@@ -279,6 +279,10 @@ class _Running:
                 "changes": tuple(self.changes.values()),
             }
         )
+
+    def _learn(self, columns: Mapping[str, Column]) -> None:
+        """Let the source know what columns are, of those too that the first rows have shown."""
+        self.types.update((name, column.type) for name, column in columns.items())
 
     def _settled(self, chunk: Chunk) -> pl.DataFrame:
         """The rows of a chunk as they are written, in the shape of the table."""
@@ -325,6 +329,7 @@ class _Running:
             settled = again
             checked = contract.check(settled.frame, settled.columns, source=source, position=position)
         self.columns = settled.columns
+        self._learn(settled.columns)
         for change in settled.changes:
             self.changes.setdefault((change.column, change.what), change)
         self.rejects.add(checked.bad)

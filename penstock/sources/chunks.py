@@ -27,8 +27,8 @@ class Window:
         until: Rows whose cursor is below it; None for no bound.
         exclusive: Whether a row at ``since`` itself is left out.
         batch_rows: About how many rows a chunk should hold.
-        types: What the contract says of columns. A source of text may read numbers as such at once, where that gives
-            what ``contract.typed`` would make of the text.
+        types: What columns are known to be; more may become known while they are read. A source of text may read
+            numbers as such at once, where that gives what ``contract.typed`` would make of the text.
     """
 
     resume: dict[str, Any] = field(default_factory=dict)

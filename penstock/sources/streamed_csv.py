@@ -51,6 +51,7 @@ QUOTE, NEWLINE, RETURN = b'"\n\r'
 WHERE = "penstock-where"
 # Only what polars reads from CSV as ``contract.typed`` would from text; of times it takes forms that no contract does.
 NUMBERS: dict[ColumnType, type[pl.DataType]] = {"integer": pl.Int64, "number": pl.Float64}
+EXACT = 2**53  # below it a float is the integer that it was written as
 TRIES = 3  # blocks whose numbers are none, until they are all read as text
 
 
@@ -64,6 +65,7 @@ class _Shape:
     unquoted: re.Pattern[bytes]
     encoding: str
     numbers: dict[str, type[pl.DataType]] = field(default_factory=dict)
+    wholes: frozenset[str] = frozenset()  # of the numbers, integers that are written as 3.0
 
     @property
     def width(self) -> int:
@@ -86,7 +88,7 @@ def read_csv(
         name: Of the file.
         start: Where to begin.
         batch_rows: About how many rows a piece should have.
-        types: What columns are known to be; the others are text.
+        types: What columns are known to be, looked up for each piece; the others are text.
 
     Raises:
         PenstockError: There is no header, or one that cannot be.
@@ -94,10 +96,7 @@ def read_csv(
     buffer = Buffer(stream, name)
     separator = "\t" if suffix_of(name)[0] == ".tsv" and source.separator == "," else source.separator
     shape = _header(buffer, source, separator, name)
-    numbers = {
-        column: NUMBERS[types[column]] for column in shape.names if types.get(column, "text") in NUMBERS
-    }
-    tries = TRIES if numbers else 0
+    tries, wholes = TRIES, frozenset[str]()
     rows, was = start.rows, None
     buffer.resume(start)
     if start.open is not None:
@@ -111,9 +110,10 @@ def read_csv(
             return
         content = buffer.content[:target]
         final = buffer.ended and len(content) == len(buffer.content)
-        block = _fast(content, replace(shape, numbers=numbers) if tries else shape) or _exact(
-            content, shape, final=final
-        )
+        numbers = _numbers(shape, types) if tries else {}
+        numbers |= dict.fromkeys(wholes & set(numbers), pl.Float64)
+        numbered = replace(shape, numbers=numbers, wholes=wholes & set(numbers))
+        block = _fast(content, numbered) or _exact(content, shape, final=final)
         if not block.used:
             if len(content) > 2 * LONGEST:
                 raise PenstockError(
@@ -122,12 +122,30 @@ def read_csv(
                 )
             target = 2 * len(content)
             continue
-        tries = TRIES if tries and block.written is not None else max(0, tries - 1)
+        if numbers:
+            tries = TRIES if block.written is not None else tries - 1
+            if block.written is None:
+                wholes = _wholes(block.frame, types)
         if was is not None:
             block, was = _changed(block, was), None
         piece, rows = _piece(block, buffer, rows)
         yield piece
         target = _target(block.used, block.rows, batch_rows)
+
+
+def _numbers(shape: _Shape, types: Mapping[str, ColumnType]) -> dict[str, type[pl.DataType]]:
+    known = {name: types.get(name, "text") for name in shape.names}
+    return {name: NUMBERS[kind] for name, kind in known.items() if kind in NUMBERS}
+
+
+def _wholes(frame: pl.DataFrame, types: Mapping[str, ColumnType]) -> frozenset[str]:
+    """Integers that are written as 3.0, as other tools do when one of a column is missing."""
+    firsts = {name: frame[name].first(ignore_nulls=True) for name in frame.columns}
+    return frozenset(
+        name
+        for name, first in firsts.items()
+        if types.get(name) == "integer" and re.fullmatch(r"[+-]?\d+\.0*", str(first))
+    )
 
 
 def _target(size: int, rows: int, batch_rows: int) -> int:
@@ -303,7 +321,14 @@ def _parsed_numbers(content: bytes, shape: _Shape) -> pl.DataFrame | None:
     except pl.exceptions.PolarsError:
         return None
     finite = frame.select(cs.float().is_finite().all())
-    return frame if not finite.width or all(finite.row(0)) else None
+    if finite.width and not all(finite.row(0)):
+        return None
+    if shape.wholes:
+        real = pl.col(*shape.wholes)
+        if not all(frame.select(((real.abs() < EXACT) & (real == real.floor())).all()).row(0)):
+            return None
+        frame = frame.with_columns(real.cast(pl.Int64))
+    return frame
 
 
 def _fast(content: bytes, shape: _Shape) -> _Block | None:

@@ -113,6 +113,40 @@ def test_one_value_that_is_no_number_leaves_its_block_as_text(tmp_path, odd):
     assert sum(chunk.frame.height for chunk in found) == 6001
 
 
+@settings(max_examples=200)
+@example(["1.0", "", "9007199254740993"])
+@example(["1.0", "9007199254740993.0"])
+@example(["1.0", "2.5"])
+@example(["1.0", "-0.0"])
+@given(
+    st.lists(
+        st.one_of(
+            st.integers(-99, 99).map(lambda n: f"{n}.0"),
+            st.integers(-(2**63), 2**63 - 1).map(lambda n: f"{n}.0"),
+            written.filter(lambda text: "," not in text),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_integers_that_are_written_as_reals_are_those_that_their_text_says(rest):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "numbers.csv"
+        # A block that shows how they are written, and one that may be read so.
+        values = ["1.0"] * 500 + rest + ["2.0"] * (500 - len(rest))
+        path.write_text("n,t\n" + "".join(f"{value},x\n" for value in values))
+        source = FilesSource(kind="files", path=str(path))
+        found = list(read_files(source, Window(types={"n": "integer"}, batch_rows=500)))
+        text = list(read_files(source, Window(batch_rows=500)))
+    assert found[0].frame.schema["n"] == pl.String
+    careful = [chunk.frame.select(contract.typed("n", "integer", pl.String())) for chunk in text]
+    for chunk, as_text in zip(found, careful, strict=True):
+        if chunk.written is not None:
+            assert_frame_equal(chunk.frame.select("n"), as_text)
+    if all(value == "" or (value.endswith(".0") and abs(float(value)) < 2**53) for value in rest):
+        assert found[-1].written is not None
+
+
 def test_a_column_that_is_never_as_declared_is_not_tried_for_ever(tmp_path, monkeypatch):
     from penstock.sources import streamed_csv
 
