@@ -70,6 +70,11 @@ bench: env  ## Measure the claims of the README side by side.
 	python benchmarks/images.py
 	python benchmarks/files.py
 	python benchmarks/databases.py
+	python benchmarks/rest.py
+	python benchmarks/kafka.py
+	python benchmarks/steps.py
+	python benchmarks/lake.py
+	python benchmarks/loads.py
 
 LOCKING := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 

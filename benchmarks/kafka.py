@@ -51,8 +51,8 @@ def message(number: int) -> bytes:
 
 def fill(brokers: str, messages: int) -> float:
     """Megabytes of values."""
-    done = AdminClient({"bootstrap.servers": brokers}).create_topics([NewTopic(TOPIC, PARTITIONS, 1)])
-    done[TOPIC].result()
+    admin = AdminClient({"bootstrap.servers": brokers})  # kept: without it what it was asked for is given up
+    admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1)])[TOPIC].result()
     producer = Producer(
         {"bootstrap.servers": brokers, "linger.ms": 20, "queue.buffering.max.messages": 2_000_000}
     )

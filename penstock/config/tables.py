@@ -64,7 +64,19 @@ class FileSource(View):
     watch: str
 
 
-Source = Annotated[PackageSource | FileSource, Field(discriminator="kind")]
+class RecordingsSource(View):
+    """Recordings of a smartwatch inside an installed Python package, as windows; pinned as ``PackageSource``."""
+
+    kind: Literal["recordings"]
+    package: Literal["seglearn"]  # an allow-list: what is read there is a pickle
+    version: str
+    sha256: str
+    width: Annotated[float, Field(gt=0.0)]  # of a window, seconds
+    step: Annotated[float, Field(gt=0.0)]  # from window to window, seconds
+    watch: str  # what DVC watches for changes
+
+
+Source = Annotated[PackageSource | FileSource | RecordingsSource, Field(discriminator="kind")]
 
 ColumnType = Literal["integer", "number", "boolean", "category", "text", "date", "datetime"]
 

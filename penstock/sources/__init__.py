@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from penstock.config import FileSource, Source
+from penstock.config import FileSource, RecordingsSource, Source
 from penstock.sources.files import Table, read_files
 
 __all__ = ["Table", "read"]
@@ -16,6 +16,10 @@ def read(source: Source) -> Table:
     """
     if isinstance(source, FileSource):
         return read_files(source)
+    if isinstance(source, RecordingsSource):
+        from penstock.sources.recordings import read_recordings
+
+        return read_recordings(source)
     from penstock.sources.package import read_package
 
     return read_package(source)

@@ -98,7 +98,7 @@ def test_a_file_under_conf_dataset_is_a_data_set(copy):
         "source: {path: data/inbox/wine.csv}\n"
     )
     params = yaml.safe_load(composition.compose(copy))
-    assert params["names"] == ["caravan", "churn", "churn_calls", "housing", "wine"]
+    assert params["names"] == ["caravan", "churn", "churn_calls", "housing", "watch", "wine"]
     assert params["datasets"]["wine"]["source"]["watch"] == "data/inbox/wine.csv"
     assert params["datasets"]["churn"] == yaml.safe_load(composition.compose(ROOT))["datasets"]["churn"]
 
