@@ -28,7 +28,7 @@ from penstock.stream.logs.nats_server import USER, NatsServer
 
 __all__ = ["JetStream"]
 
-ACK = 10.0  # seconds until an append has failed
+ACK = 5.0  # seconds until an append has failed
 ASK = 5.0
 PENDING = 512 << 20  # bytes on their way
 OFFSETS = "penstock-offsets"

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +26,7 @@ from penstock.stream.log import Appended, Consumer, FullError, Record, Revoked, 
 __all__ = ["KafkaTopics"]
 
 POLL = 0.05  # seconds
+SLICE = 0.02  # seconds; so long a commit may wait for a fetch
 SECONDS = 15.0  # until an answer about topics
 DELIVERY = 10.0  # until an append has failed
 FLUSH = 10.0
@@ -262,15 +265,19 @@ def _record(message: Any) -> Record:
 
 
 class _Member:
-    """A member of a group. librdkafka is asked in a thread of its own, and calls back from there."""
+    """A member of a group.
+
+    The client belongs to one thread, which does what it is asked to, also while it waits for records and while it waits
+    for what is to be finished before a partition goes: librdkafka, asked from elsewhere meanwhile, would not answer.
+    """
 
     def __init__(
         self, view: KafkaLog, topic: str, group: str, revoked: Revoked | None, logger: logging.Logger
     ) -> None:
         self.view, self.topic, self.group, self.revoked = view, topic, group, revoked
         self._logger = logger
-        self._fetching = ThreadPoolExecutor(1, "kafka-consumer")
-        self._asking = ThreadPoolExecutor(1, "kafka-commit")
+        self._inbox: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="kafka-consumer", daemon=True)
         self._assigned: frozenset[int] = frozenset()
         self._paused = False
         self._typical = float(TYPICAL)
@@ -300,6 +307,7 @@ class _Member:
             },
             logger=self._logger,
         )
+        self._thread.start()
         await self._ask(
             lambda: self._client.subscribe(
                 [self.topic], on_assign=self._given, on_revoke=self._taken, on_lost=self._lost
@@ -310,15 +318,24 @@ class _Member:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Leaves the group, which calls back for what it had.
-        assert self._loop is not None
-        await self._loop.run_in_executor(self._fetching, self._client.close)
-        self._fetching.shutdown()
-        self._asking.shutdown()
+        await self._ask(self._client.close)  # leaves the group, which calls back for what it had
+        self._inbox.put(None)
+        await asyncio.to_thread(self._thread.join)
 
     async def _ask(self, call: Callable[[], Any]) -> Any:
-        assert self._loop is not None
-        return await self._loop.run_in_executor(self._asking, call)
+        answer: Future[Any] = Future()
+        self._inbox.put((call, answer))
+        return await asyncio.wrap_future(answer)
+
+    def _work(self) -> None:
+        while (asked := self._inbox.get()) is not None:
+            _do(*asked)
+
+    def _serve(self) -> None:
+        """Do what was asked for meanwhile."""
+        with suppress(queue.Empty):
+            while (asked := self._inbox.get_nowait()) is not None:
+                _do(*asked)
 
     # Called back in the thread that fetches, while the loop runs on.
 
@@ -333,8 +350,7 @@ class _Member:
 
     def _taken(self, _client: Any, partitions: list[Any]) -> None:
         gone = frozenset(part.partition for part in partitions) & self._assigned
-        if self.revoked is not None and gone and self._loop is not None:
-            asyncio.run_coroutine_threadsafe(_awaited(self.revoked, gone), self._loop).result()
+        self._finish(gone)
         self._assigned -= gone
         self._client.incremental_unassign(partitions)
 
@@ -342,14 +358,24 @@ class _Member:
         # Somebody else has them already: nothing can be committed.
         gone = frozenset(part.partition for part in partitions)
         self._assigned -= gone
-        if self.revoked is not None and gone and self._loop is not None:
-            asyncio.run_coroutine_threadsafe(_awaited(self.revoked, gone), self._loop).result()
+        self._finish(gone)
         self._client.incremental_unassign(partitions)
 
+    def _finish(self, gone: frozenset[int]) -> None:
+        """Wait until what is of these partitions is finished, which may want to commit."""
+        if self.revoked is None or not gone or self._loop is None:
+            return
+        finished = asyncio.run_coroutine_threadsafe(_awaited(self.revoked, gone), self._loop)
+        finished.add_done_callback(lambda _: self._inbox.put((lambda: None, Future())))  # wakes
+        while not finished.done():
+            asked = self._inbox.get()
+            if asked is not None:
+                _do(*asked)
+        finished.result()
+
     async def fetch(self, max_records: int, max_bytes: int, wait: float) -> list[Record]:
-        assert self._loop is not None
         count = max(1, min(max_records, int(max_bytes / self._typical)))
-        found = await self._loop.run_in_executor(self._fetching, self._fetched, count, wait)
+        found: list[Record] = await self._ask(lambda: self._fetched(count, wait))
         if found:
             mean = sum(len(record.value) for record in found) / len(found)
             self._typical = max(1.0, 0.5 * self._typical + 0.5 * mean)
@@ -359,7 +385,9 @@ class _Member:
         from confluent_kafka import KafkaError
 
         # The call waits until it has as many as were asked for: what is there now is taken with the first.
-        first = self._client.consume(1, wait)
+        ends = time.monotonic() + wait
+        while not (first := self._client.consume(1, SLICE)) and time.monotonic() < ends:
+            self._serve()
         more = self._client.consume(count - 1, 0) if first and count > 1 else []
         found = []
         for message in (*first, *more):
@@ -431,6 +459,15 @@ class _Member:
         except KafkaException as error:
             raise UnavailableError(f"log: Kafka: {hidden(error.args[0].str())}") from error
         return lag
+
+
+def _do(call: Callable[[], Any], answer: Future[Any]) -> None:
+    if not answer.set_running_or_notify_cancel():
+        return
+    try:
+        answer.set_result(call())
+    except BaseException as error:
+        answer.set_exception(error)
 
 
 async def _awaited(revoked: Revoked, partitions: frozenset[int]) -> None:
