@@ -83,7 +83,7 @@ class Store(Protocol):
             kind: Which data stream or table.
             documents: Ids are unique within the bulk.
             again: Some of them may have been written before (after a restart, a rebalance or an answer that was lost).
-                A store whose ids are unique only within a part of it then looks in all parts.
+                For a store that has to look for them.
 
         Raises:
             BusyError: Nothing or some of it was written; write the same again, with ``again``.
@@ -98,6 +98,14 @@ class Store(Protocol):
         """How many documents can be found now."""
         ...
 
+    async def refresh(self) -> None:
+        """Let everything that was written be found."""
+        ...
+
+    async def expire(self, now: int | None = None) -> list[str]:
+        """Delete what is beyond the retention, if nothing else does; what was done, in words."""
+        ...
+
     async def ready(self) -> bool:
         """Whether a write would be likely to succeed."""
         ...
@@ -106,9 +114,9 @@ class Store(Protocol):
 def open_store(view: StreamStore) -> Store:
     """The store that is declared, not yet open."""
     if view.kind == "elasticsearch":
-        from penstock.stream.stores.elasticsearch import ElasticsearchStreams
+        from penstock.stream.stores.elasticsearch import ElasticsearchIndices
 
-        return ElasticsearchStreams(view)
+        return ElasticsearchIndices(view)
     from penstock.stream.stores.duckdb import DuckdbTables
 
     return DuckdbTables(view)

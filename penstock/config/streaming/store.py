@@ -17,7 +17,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class ElasticsearchStore(View):
-    """Data streams of an Elasticsearch cluster."""
+    """Daily indices of an Elasticsearch cluster."""
 
     kind: Literal["elasticsearch"]
     hosts: tuple[str, ...]  # https://host:9200; secrets as ${secret:NAME}
@@ -25,7 +25,7 @@ class ElasticsearchStore(View):
     user: str | None = None
     password: str | None = None  # ${secret:NAME}
     ca: str | None = None  # a file of certificates
-    readings: str = "readings"  # names of data streams
+    readings: str = "readings"  # names of aliases, and of indices before their day
     windows: str = "windows"
     shards: Count = 1
     replicas: Annotated[int, Field(ge=0)] = 1
