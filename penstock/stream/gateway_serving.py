@@ -12,6 +12,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
@@ -165,7 +166,10 @@ async def _run(view: Stream, sock: socket.socket) -> int:
             ssl_certfile=gateway.certificate,
             ssl_keyfile=gateway.private_key,
         )
-        server = uvicorn.Server(config)
+        server = _Server(config)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, server.leave)
         subscribing = None
         if gateway.mqtt is not None:
             from penstock.stream.gateway_mqtt import subscribe
@@ -179,6 +183,18 @@ async def _run(view: Stream, sock: socket.socket) -> int:
                 with contextlib.suppress(asyncio.CancelledError):
                     await subscribing
     return 0
+
+
+class _Server(uvicorn.Server):
+    """Told to stop by us: uvicorn would end the process by the same signal, with the log still open."""
+
+    def leave(self) -> None:
+        """Take nothing new, and finish what is under way."""
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 def _protocol(view: Stream) -> type[HttpToolsProtocol]:

@@ -390,7 +390,12 @@ def _errors(body: bytes) -> list[tuple[str, str]]:
         push = _adapter().validate_json(body)
     except ValidationError as refused:
         found = refused.errors(include_url=False, include_context=False, include_input=False)
-        return [(_field(error["loc"]), error["msg"]) for error in found[:MOST_ERRORS]]
+        told: dict[str, str] = {}
+        for error in found:
+            field = _field(error["loc"])
+            # A value may be of several types, and pydantic tells of each.
+            told[field] = "expected a number, text, truth or null" if field in told else error["msg"]
+        return list(told.items())[:MOST_ERRORS]
     return [
         (f"payload[{index}].values", f"expected at most {MOST_VALUES} values")
         for index, reading in enumerate(push.payload)
@@ -404,7 +409,17 @@ def _all_values(reading: Any) -> dict[str, Any]:
 
 
 def _field(place: tuple[int | str, ...]) -> str:
-    tags = {"axes", "other", *_KINDS.values(), "bool", "int", "float", "str"}
+    tags = {
+        "axes",
+        "other",
+        *_KINDS.values(),
+        "bool",
+        "int",
+        "float",
+        "str",
+        "constrained-int",
+        "constrained-str",
+    }
     text = ""
     for index, part in enumerate(place):
         if isinstance(part, int):
