@@ -183,8 +183,11 @@ def test_every_acknowledged_reading_is_stored_once(tmp_path, path, readings):
     # A message of a second has 50 readings of each of two sensors.
     plan = Plan(DEVICES, 0.0, readings / DEVICES / 100, 1.0, 0.05, 0.02, 0.0, SEED)
     killed: dict[str, int] = {}
+    amid = [0]  # kills while phones were pushing
 
-    async def killing(found: Path_, done: asyncio.Event) -> None:
+    pushed = asyncio.Event()
+
+    async def killing(found: Path_) -> None:
         """Kill one part after another, the whole time through, each as often as any."""
         names = [name for name in sorted(found.parts) for _ in range(-(-KILLS // len(found.parts)))]
         chance.shuffle(names)
@@ -193,13 +196,13 @@ def test_every_acknowledged_reading_is_stored_once(tmp_path, path, readings):
             kill, start = found.parts[name]
             await asyncio.to_thread(kill)
             killed[name] = killed.get(name, 0) + 1
+            amid[0] += not pushed.is_set()
             await asyncio.to_thread(start)
-        done.set()
 
     async def push(found: Path_) -> Sent:
-        done = asyncio.Event()
-        kill = asyncio.create_task(killing(found, done))
+        kill = asyncio.create_task(killing(found))
         sent = await replay(found.url, recordings(source()), plan)
+        pushed.set()
         await kill
         return sent
 
@@ -210,6 +213,7 @@ def test_every_acknowledged_reading_is_stored_once(tmp_path, path, readings):
                 until(answers(process.port), process.name, process.process)
             sent = asyncio.run(push(found))
             assert sum(killed.values()) >= KILLS
+            assert amid[0] >= KILLS // 2, f"phones were done too soon: {amid[0]} kills amid"
             wanted = expected(sent, 100)
             assert len(wanted) >= readings * 0.99
             settle(found, len(wanted))
