@@ -174,8 +174,6 @@ class Indexer:
         self._places = asyncio.Semaphore(view.indexer.in_flight)
         self._committing = asyncio.Lock()
         self._consumer: Consumer | None = None
-        # Whether what is read may have been stored before; the first bulks after a start are.
-        self._again = True
         self._paused = False
         self._newest = 0
         self._random = random.Random()
@@ -263,17 +261,17 @@ class Indexer:
             self.metrics.newest.set(self._newest / SECOND)
 
     async def _stored(self, documents: Sequence[Document]) -> list[tuple[Document, str]]:
-        tries, again = 0, self._again
+        tries = 0
         while True:
             began = time.monotonic()
             try:
-                written = await self.store.write("readings", documents, again=again)
+                written = await self.store.write("readings", documents)
             except BusyError as error:
                 self.metrics.bulks.labels("busy").inc()
                 if tries == 0:
                     say(f"indexer: {error.message}; it is tried again")
                 await self._back_off(tries, error.after)
-                tries, again = tries + 1, True
+                tries += 1
                 continue
             self.metrics.bulks.labels("written").inc()
             self.metrics.bulk_seconds.observe(time.monotonic() - began)
@@ -339,7 +337,6 @@ class Indexer:
         for bulk, _ in self._under_way:
             for number in partitions:
                 bulk.places.pop(number, None)
-        self._again = True
 
     # --- meanwhile ----------------------------------------------------------------------------------
 
@@ -352,7 +349,6 @@ class Indexer:
                     self.metrics.lag.clear()
                     for partition, count in lag.items():
                         self.metrics.lag.labels(str(partition)).set(count)
-                    self._again = self._again and sum(lag.values()) > 0
                 if time.monotonic() - expired > EXPIRE:
                     expired = time.monotonic()
                     for done in await self.store.expire():

@@ -87,7 +87,10 @@ class Consumer(Protocol):
         ...
 
     async def lag(self) -> dict[int, int]:
-        """Records that are in the log and not committed by the group, for each partition that is this member's."""
+        """Records that are in the log and not committed by the group, for each partition that is this member's.
+
+        A partition that was not read from yet may be left out.
+        """
         ...
 
 

@@ -76,17 +76,15 @@ class Store(Protocol):
         """Templates, data streams, tables and lifecycles as declared; returns what was done, in words."""
         ...
 
-    async def write(self, kind: Kind, documents: Sequence[Document], *, again: bool) -> Written:
+    async def write(self, kind: Kind, documents: Sequence[Document]) -> Written:
         """Write a bulk. When this returns, every document that is not refused is durable and in the store once.
 
         Args:
-            kind: Which data stream or table.
-            documents: Ids are unique within the bulk.
-            again: Some of them may have been written before (after a restart, a rebalance or an answer that was lost).
-                For a store that has to look for them.
+            kind: Which index or table.
+            documents: Ids are unique within the bulk. Any of them may have been written before.
 
         Raises:
-            BusyError: Nothing or some of it was written; write the same again, with ``again``.
+            BusyError: Nothing or some of it was written; write the same again.
         """
         ...
 

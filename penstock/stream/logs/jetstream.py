@@ -451,11 +451,11 @@ class _Member:
     async def lag(self) -> dict[int, int]:
         lag = {}
         for part in list(self._mine.values()):
-            undelivered = 0
-            if part.subscription is not None:
-                try:
-                    undelivered = (await part.subscription.consumer_info()).num_pending or 0
-                except Exception as error:
-                    raise UnavailableError(f"log: NATS does not answer: {hidden(repr(error))}") from error
+            if part.subscription is None:
+                continue  # not asked for anything yet, so not known
+            try:
+                undelivered = (await part.subscription.consumer_info()).num_pending or 0
+            except Exception as error:
+                raise UnavailableError(f"log: NATS does not answer: {hidden(repr(error))}") from error
             lag[part.number] = undelivered + len(part.open)
         return lag

@@ -67,6 +67,7 @@ class KafkaTopics:
                     "linger.ms": self.view.linger.total_seconds() * 1000,
                     "delivery.timeout.ms": int(DELIVERY * 1000),
                     "request.timeout.ms": 5000,
+                    "topic.metadata.propagation.max.ms": 2000,  # a topic that is not there is told of sooner
                     "message.max.bytes": self.view.message_bytes + 65_536,
                     "queue.buffering.max.kbytes": 1_048_576,
                     **settings,

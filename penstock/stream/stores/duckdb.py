@@ -85,9 +85,7 @@ class DuckdbTables:
 
     # --- writing ------------------------------------------------------------------------------------
 
-    async def write(self, kind: Kind, documents: Sequence[Document], *, again: bool) -> Written:
-        # What was written before is known by its message, whether it is said to be again or not.
-        del again
+    async def write(self, kind: Kind, documents: Sequence[Document]) -> Written:
         write = self._readings if kind == "readings" else self._windows
         new = await self._run(lambda connection: write(connection, documents))
         return Written(new, len(documents) - new, ())

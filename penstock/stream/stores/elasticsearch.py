@@ -217,10 +217,8 @@ class ElasticsearchIndices:
             text = self._seconds[second] = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
         return f"{text}.{rest:09d}Z"
 
-    async def write(self, kind: Kind, documents: Sequence[Document], *, again: bool) -> Written:
+    async def write(self, kind: Kind, documents: Sequence[Document]) -> Written:
         name = self._names[kind]
-        # The name of an index follows from the reading, so it needs no asking whether an older one has it.
-        del again
         # A correction of a window takes the place of what it corrects.
         action = "create" if kind == "readings" else "index"
         lines: list[bytes] = []

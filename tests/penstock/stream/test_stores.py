@@ -97,7 +97,7 @@ def documents(
 def test_what_is_written_is_found_as_it_was(view):
     async def body(store):
         given = documents(1) + documents(2, device="ë")
-        written = await store.write("readings", given, again=False)
+        written = await store.write("readings", given)
         assert (written.new, written.known, written.refused) == (6, 0, ())
         await store.refresh()
         assert await store.count("readings") == 6
@@ -121,7 +121,7 @@ def test_each_is_in_it_once_whatever_is_repeated_divided_or_out_of_order(view, b
         before = await counted(store)
         seen: set[str] = set()
         for bulk in [*([whole[place] for place in places] for places in bulks), whole]:
-            written = await store.write("readings", bulk, again=bool(seen))
+            written = await store.write("readings", bulk)
             ids = {document.id for document in bulk}
             assert (written.new, written.known) == (len(ids - seen), len(ids & seen))
             seen |= ids
@@ -152,8 +152,8 @@ def test_a_window_that_is_corrected_takes_the_place_of_what_it_corrects(view):
         return Document("w-1", NOW, body, (0, 1), "w-1")
 
     async def body(store):
-        assert (await store.write("windows", [window(1.0, late=False)], again=False)).new == 1
-        assert (await store.write("windows", [window(2.0, late=True)], again=False)).known == 1
+        assert (await store.write("windows", [window(1.0, late=False)])).new == 1
+        assert (await store.write("windows", [window(2.0, late=True)])).known == 1
         await store.refresh()
         found = await store.newest("windows", device="d", since=0, limit=5)
         assert found == [{"time": NOW, **window(2.0, late=True).body}]
@@ -166,7 +166,7 @@ def test_what_is_beyond_the_retention_goes_and_nothing_else(view):
 
     async def body(store):
         old, young = documents(1, start=NOW - int(kept) - 3 * DAY), documents(2, start=NOW - DAY)
-        await store.write("readings", old + young, again=False)
+        await store.write("readings", old + young)
         assert await store.expire(now=NOW)
         await store.refresh()
         found = await store.newest("readings", device=None, since=0, limit=9)
@@ -195,13 +195,13 @@ def test_a_document_that_is_never_taken_is_told_of_and_the_others_are_stored(nod
     async def body(store):
         bad = documents(7, readings=1, **{"a..b": 1.0})
         good = documents(8)
-        written = await store.write("readings", [good[0], *bad, *good[1:]], again=False)
+        written = await store.write("readings", [good[0], *bad, *good[1:]])
         assert written.new == 3
         (refused,) = written.refused
         assert refused.document == bad[0]
         assert "a..b" in refused.reason
         # A word where a number was is kept; only that value cannot be searched for.
-        assert (await store.write("readings", documents(9, readings=1, x="high"), again=False)).new == 1
+        assert (await store.write("readings", documents(9, readings=1, x="high"))).new == 1
         await store.refresh()
         (found,) = [
             r for r in await store.newest("readings", device=None, since=0, limit=9) if r["message"] == 9
@@ -223,7 +223,7 @@ def test_made_up_names_fill_no_mapping(node):
         many = documents(1, readings=40)
         for index, document in enumerate(many):
             document.body["values"] = {f"v{index}_{n}": 1.0 for n in range(60)}
-        written = await store.write("readings", many, again=False)
+        written = await store.write("readings", many)
         assert written.new == 40
         found = await asyncio.to_thread(asked, f"{node.url}/{view.readings}/_mapping")
         (mapping,) = found.values()
@@ -241,16 +241,15 @@ def test_a_cluster_that_is_killed_has_what_it_acknowledged_and_nothing_twice():
             stop = asyncio.Event()
 
             async def push() -> None:
-                number, again = 0, False
+                number = 0
                 while not stop.is_set():
                     try:
-                        await store.write("readings", documents(number, readings=50), again=again)
+                        await store.write("readings", documents(number, readings=50))
                     except BusyError:
-                        again = True
                         await asyncio.sleep(0.05)
                     else:
                         acknowledged.append(number)
-                        number, again = number + 1, False
+                        number += 1
 
             pushing = asyncio.create_task(push())
             for _ in range(2):
@@ -330,9 +329,9 @@ def test_a_bulk_that_was_not_answered_is_written_again_and_counts_once(node, fau
 
         async def body(store):
             with pytest.raises(BusyError) as told:
-                await store.write("readings", documents(1), again=False)
+                await store.write("readings", documents(1))
             assert told.value.after == after
-            written = await store.write("readings", documents(1), again=True)
+            written = await store.write("readings", documents(1))
             assert written.new + written.known == 3
             assert written.known == (3 if fault == "drop" else 0)
             await store.refresh()
@@ -346,6 +345,6 @@ def test_nobody_there_is_busy_and_not_ready():
         async with open_store(of_cluster("http://127.0.0.1:9")) as store:
             assert not await store.ready()
             with pytest.raises(BusyError):
-                await store.write("readings", documents(1), again=False)
+                await store.write("readings", documents(1))
 
     asyncio.run(body())
