@@ -169,5 +169,7 @@ def test_the_code_hash_of_a_manifest_of_pictures_too():
 
     deps = STAGES["images_export"]["deps"]
     assert set(CODE) == {dep for dep in deps if dep.startswith(("penstock/", "stages/"))}
-    made_by = {file for stage in MAKES_THE_PICTURE_MODEL for file in closure(f"stages/{stage}.py")} - FOR_RECORDINGS
+    made_by = {
+        file for stage in MAKES_THE_PICTURE_MODEL for file in closure(f"stages/{stage}.py")
+    } - FOR_RECORDINGS
     assert {file for file in made_by - INERT if not covered(file, list(CODE))} == set()
