@@ -451,6 +451,8 @@ def _bounds(rows: pl.DataFrame, keys: Sequence[str]) -> dict[str, list[Any]]:
         column = rows[name]
         if not _orderly(column.dtype) or column.null_count() or not len(column):
             continue
+        if isinstance(column.dtype, pl.Datetime) and column.dtype.time_unit == "ns":
+            column = column.to_physical()  # Python's have no nanoseconds
         low, high = column.min(), column.max()
         if isinstance(low, str) and isinstance(high, str) and max(len(low), len(high)) > LONGEST_KEY:
             continue
@@ -460,14 +462,12 @@ def _bounds(rows: pl.DataFrame, keys: Sequence[str]) -> dict[str, list[Any]]:
 
 def _orderly(kind: pl.DataType) -> bool:
     """Whether JSON and Python have all values of a type, in its order."""
-    if isinstance(kind, pl.Datetime):
-        return kind.time_unit != "ns"
-    return kind.is_integer() or kind in {pl.String, pl.Date}
+    return kind.is_integer() or isinstance(kind, pl.Datetime) or kind in {pl.String, pl.Date}
 
 
 def _bound(value: Any, kind: pl.DataType) -> Any:
     """As it was before the log."""
-    if isinstance(kind, pl.Datetime):
+    if isinstance(kind, pl.Datetime) and isinstance(value, str):
         return datetime.fromisoformat(value)
     return date.fromisoformat(value) if kind == pl.Date else value
 

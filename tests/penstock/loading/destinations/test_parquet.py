@@ -221,6 +221,27 @@ def test_files_whose_keys_are_others_are_not_opened(tmp_path, monkeypatch):
     assert len(set(read)) == 1
 
 
+def test_moments_to_the_nanosecond_tell_which_files_need_not_be_opened(tmp_path, monkeypatch):
+    plan = plan_of("append", ("at",), None, MOMENT)
+
+    def moments(*nanoseconds: int) -> pl.DataFrame:
+        return pl.DataFrame({"at": pl.Series(nanoseconds).cast(pl.Datetime("ns", "UTC"))})
+
+    with ParquetTable(destination(tmp_path)) as table:
+        for number, start in enumerate((10**18, 10**18 + 10, 10**18 + 20), start=1):
+            table.stage(moments(start, start + 3))
+            table.commit(state_of(number), plan)
+        read = []
+        real = table.place.read_parquet
+        monkeypatch.setattr(table.place, "read_parquet", lambda *a: (read.append(a[0]), real(*a))[1])
+        # Less than a microsecond apart: one is there, one lies within the same file, one between files.
+        table.stage(moments(10**18 + 13, 10**18 + 12))
+        assert table.commit(state_of(4), plan).added == 1
+        assert len({name for name in read if "staging" not in name}) == 1
+        table.stage(moments(10**18 + 7))
+        assert table.commit(state_of(5), plan).rows == 8
+
+
 @pytest.mark.parametrize(
     "values",
     [
