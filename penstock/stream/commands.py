@@ -33,7 +33,7 @@ DEVICES = Path("conf/devices.yaml")
 
 @stream.command()
 def up(name: Name = "embedded", overrides: Overrides = None) -> None:
-    """Run gateway and indexer on this machine until Ctrl-C; what dies is started again."""
+    """Run gateway, indexer and live page on this machine until Ctrl-C; what dies is started again."""
     from penstock.stream.declared import declared
     from penstock.stream.up import Part, python, supervise
 
@@ -45,6 +45,7 @@ def up(name: Name = "embedded", overrides: Overrides = None) -> None:
     parts = [
         Part("gateway", python("stream", "gateway", name, *given)),
         Part("indexer", python("stream", "indexer", name, *given)),
+        Part("page", python("stream", "page", name, *given)),
     ]
     sys.exit(supervise(parts))
 
@@ -59,12 +60,69 @@ def gateway(name: Name = "embedded", overrides: Overrides = None) -> None:
 
 
 @stream.command()
-def indexer(name: Name = "embedded", overrides: Overrides = None) -> None:
+def indexer(
+    name: Name = "embedded",
+    overrides: Overrides = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="readings, windows or lake; may be given more than once.", show_default="all three"
+        ),
+    ] = None,
+) -> None:
     """An indexer alone; several share the work."""
     from penstock.stream.declared import declared
-    from penstock.stream.indexer_serving import serve
+    from penstock.stream.indexer_serving import PARTS, serve
+
+    sys.exit(serve(declared(name, overrides or []), only or PARTS))
+
+
+@stream.command()
+def page(name: Name = "embedded", overrides: Overrides = None) -> None:
+    """The live page alone: devices, rates, lag, charts, activities, dead letters."""
+    from penstock.stream.declared import declared
+    from penstock.stream.page_serving import serve
 
     sys.exit(serve(declared(name, overrides or [])))
+
+
+@stream.command()
+def status(
+    name: Name = "embedded",
+    overrides: Overrides = None,
+    lag: Annotated[float, typer.Option(min=0, help="Messages that may wait to be stored.")] = 10_000,
+    behind: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds that the newest stored reading may be old while readings come."),
+    ] = 60,
+) -> None:
+    """How it is doing; exit code 1 if a part is away or behind."""
+    import time
+
+    from penstock.stream.declared import declared
+    from penstock.stream.status import asked, lines, problems
+
+    found = asked(declared(name, overrides or []))
+    now = time.time()
+    for label, words in lines(found, now):
+        print(f"{label:<16}{words}")
+    wrong = problems(found, lag=lag, behind=behind, now=now)
+    for words in wrong:
+        say(f"not well: {words}")
+    sys.exit(1 if wrong else 0)
+
+
+@stream.command()
+def compact(name: Name = "embedded", overrides: Overrides = None) -> None:
+    """Put small files of the lake together. The indexer that writes it is to be stopped meanwhile."""
+    from penstock.stream.declared import declared
+    from penstock.stream.lake import compact as together
+
+    view = declared(name, overrides or [])
+    if view.lake is None:
+        raise PenstockError(f"conf/stream/{name}.yaml: there is no lake", hint="declare one: lake: {path: …}")
+    for table, fewer in together(view.lake).items():
+        say(f"{table}: {fewer} files fewer")
 
 
 @stream.command()

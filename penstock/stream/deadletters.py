@@ -120,7 +120,7 @@ async def replayed(view: Stream, log: Log, store: Store | None) -> tuple[int, in
                     )
                 else:
                     again = _document(found)
-                    written = await store.write("readings", [again])
+                    written = await store.write("windows" if "start" in again.body else "readings", [again])
                     for entry in written.refused:
                         value, headers, key = letter(again, entry.reason)
                         await log.append(topic, key, value, headers)

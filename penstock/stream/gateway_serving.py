@@ -23,7 +23,7 @@ from penstock.console import say
 from penstock.errors import PenstockError
 from penstock.stream.log import open_log
 
-__all__ = ["listening", "serve"]
+__all__ = ["Server", "listening", "serve"]
 
 BACKLOG = 4096
 GRACE = 10  # seconds for what is in flight when it is told to stop
@@ -39,7 +39,7 @@ def serve(view: Stream) -> int:
     """
     _allowed(view)
     _many_files()
-    sock = listening(view)
+    sock = listening(view.gateway.host, view.gateway.port, "gateway")
     gateway = view.gateway
     kind = "https" if gateway.certificate else "http"
     port = sock.getsockname()[1]
@@ -76,23 +76,27 @@ def _many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def listening(view: Stream) -> socket.socket:
+def listening(host: str, port: int, name: str) -> socket.socket:
     """A socket that listens where it is declared.
+
+    Args:
+        host: An address of this machine.
+        port: 0 takes one that is free.
+        name: Of what listens, as conf/stream/ calls it.
 
     Raises:
         PenstockError: Another has the port, or there is no such address.
     """
-    gateway = view.gateway
     try:
-        found = socket.getaddrinfo(gateway.host, gateway.port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         sock = socket.socket(found[0][0])
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(found[0][4])
         sock.listen(BACKLOG)
     except OSError as error:
         raise PenstockError(
-            f"gateway: cannot listen at {gateway.host}:{gateway.port}: {error.strerror}",
-            hint="choose another: gateway.port=0 takes one that is free",
+            f"{name}: cannot listen at {host}:{port}: {error.strerror}",
+            hint=f"choose another: {name}.port=0 takes one that is free",
         ) from error
     sock.setblocking(False)
     return sock
@@ -166,7 +170,7 @@ async def _run(view: Stream, sock: socket.socket) -> int:
             ssl_certfile=gateway.certificate,
             ssl_keyfile=gateway.private_key,
         )
-        server = _Server(config)
+        server = Server(config)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, server.leave)
@@ -185,7 +189,7 @@ async def _run(view: Stream, sock: socket.socket) -> int:
     return 0
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """Told to stop by us: uvicorn would end the process by the same signal, with the log still open."""
 
     def leave(self) -> None:

@@ -8,72 +8,28 @@ again under the same id.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from penstock.config.streaming import Stream
 from penstock.console import say
 from penstock.errors import PenstockError
-from penstock.stream.deadletters import letter
-from penstock.stream.log import Consumer, FullError, Log, Record, UnavailableError
+from penstock.stream.log import Consumer, Log, Record, UnavailableError
 from penstock.stream.messages import decoded, identity
-from penstock.stream.store import BusyError, Document, Store
+from penstock.stream.store import Document, Store
+from penstock.stream.writing import Metrics, Writer, watched
 
-__all__ = ["Indexer", "Metrics", "flattened"]
+__all__ = ["Indexer", "flattened"]
 
 FETCH = 500  # records at once
 WAIT = 0.1  # seconds for the first of them
 LEAVE = 8.0  # seconds for what is under way when it is told to stop
 HAND_OVER = 20.0  # seconds for it before a partition goes
-LOOK = 2.0  # seconds between looks at the lag
 EXPIRE = 3600.0  # seconds between looks for what is too old
 SECOND = 1_000_000_000
-SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
-
-
-class Metrics:
-    """What the indexer counts."""
-
-    def __init__(self) -> None:
-        registry = self.registry = CollectorRegistry()
-        self.records = Counter("penstock_indexer_records", "Messages read from the log.", registry=registry)
-        self.documents = Counter(
-            "penstock_indexer_documents",
-            "Documents, by what became of them: new, known (were there), refused.",
-            ["outcome"],
-            registry=registry,
-        )
-        self.dead = Counter(
-            "penstock_indexer_dead_letters", "Dead letters, by cause.", ["cause"], registry=registry
-        )
-        self.bulks = Counter(
-            "penstock_indexer_bulks", "Bulks, by outcome of the try.", ["outcome"], registry=registry
-        )
-        self.bulk_seconds = Histogram(
-            "penstock_indexer_bulk_seconds", "How long a bulk took.", buckets=SECONDS, registry=registry
-        )
-        self.stored_seconds = Histogram(
-            "penstock_indexer_stored_seconds",
-            "From the gateway to the store, of each message.",
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.lag = Gauge(
-            "penstock_indexer_lag_records", "Records not committed yet.", ["partition"], registry=registry
-        )
-        self.newest = Gauge(
-            "penstock_indexer_newest_timestamp_seconds",
-            "Event time of the newest reading stored.",
-            registry=registry,
-        )
-        self.paused = Gauge("penstock_indexer_paused", "1 while the store holds it up.", registry=registry)
-        self.queued = Gauge("penstock_indexer_queued_bytes", "Read and not stored yet.", registry=registry)
 
 
 def flattened(record: Record) -> list[Document]:
@@ -168,6 +124,7 @@ class Indexer:
     ) -> None:
         self.view, self.log, self.store = view, log, store
         self.metrics = metrics or Metrics()
+        self.writer = Writer(view, log, store, self.metrics)
         self.clock = clock
         self._open = _Bulk()
         self._under_way: deque[tuple[_Bulk, asyncio.Task[None]]] = deque()
@@ -176,7 +133,6 @@ class Indexer:
         self._consumer: Consumer | None = None
         self._paused = False
         self._newest = 0
-        self._random = random.Random()
 
     @property
     def queued(self) -> int:
@@ -192,16 +148,19 @@ class Indexer:
         view = self.view
         async with self.log.consume(view.log.readings.name, view.indexer.group, self._revoked) as consumer:
             self._consumer = consumer
-            looking = asyncio.create_task(self._look())
+            beside = [
+                asyncio.create_task(watched(consumer, self.metrics.lag)),
+                asyncio.create_task(self._expire()),
+            ]
             try:
                 while not stop.is_set():
                     await self._step(consumer)
                 self._send()
                 await self._finish(LEAVE)
             finally:
-                looking.cancel()
-                with suppress(asyncio.CancelledError):
-                    await looking
+                for task in beside:
+                    task.cancel()
+                await asyncio.gather(*beside, return_exceptions=True)
                 for _, task in self._under_way:
                     task.cancel()
 
@@ -246,61 +205,14 @@ class Indexer:
         """Write a bulk, however often it takes."""
         async with self._places:
             documents = list(bulk.documents.values())
-            refused = await self._stored(documents) if documents else ()
-            letters = [letter(record, reason) for record, reason in bulk.broken]
-            letters += [letter(document, reason) for document, reason in refused]
-            for value, headers, key in letters:
-                await self._buried(value, headers, key)
-        self.metrics.dead.labels("record").inc(len(bulk.broken))
-        self.metrics.dead.labels("document").inc(len(refused))
+            await self.writer.stored("readings", documents)
+            await self.writer.buried("record", bulk.broken)
         now = self.clock()
         for received in bulk.received:
             self.metrics.stored_seconds.observe(max(0, now - received) / SECOND)
         if documents:
             self._newest = max(self._newest, *(document.time for document in documents))
             self.metrics.newest.set(self._newest / SECOND)
-
-    async def _stored(self, documents: Sequence[Document]) -> list[tuple[Document, str]]:
-        tries = 0
-        while True:
-            began = time.monotonic()
-            try:
-                written = await self.store.write("readings", documents)
-            except BusyError as error:
-                self.metrics.bulks.labels("busy").inc()
-                if tries == 0:
-                    say(f"indexer: {error.message}; it is tried again")
-                await self._back_off(tries, error.after)
-                tries += 1
-                continue
-            self.metrics.bulks.labels("written").inc()
-            self.metrics.bulk_seconds.observe(time.monotonic() - began)
-            for outcome, count in (
-                ("new", written.new),
-                ("known", written.known),
-                ("refused", len(written.refused)),
-            ):
-                self.metrics.documents.labels(outcome).inc(count)
-            return [(entry.document, entry.reason) for entry in written.refused]
-
-    async def _buried(self, value: bytes, headers: dict[str, bytes], key: bytes) -> None:
-        tries = 0
-        while True:
-            try:
-                await self.log.append(self.view.log.dead.name, key, value, headers)
-            except (UnavailableError, FullError) as error:
-                if tries == 0:
-                    say(f"indexer: a dead letter waits: {error.message}")
-                await self._back_off(tries, None)
-                tries += 1
-            else:
-                return
-
-    async def _back_off(self, tries: int, after: float | None) -> None:
-        view = self.view.indexer
-        wait = min(view.backoff.total_seconds() * 2**tries, view.backoff_most.total_seconds())
-        # Members that were refused together are not to come back together.
-        await asyncio.sleep((after or 0.0) + wait * self._random.uniform(0.5, 1.0))
 
     # --- committing ---------------------------------------------------------------------------------
 
@@ -340,17 +252,9 @@ class Indexer:
 
     # --- meanwhile ----------------------------------------------------------------------------------
 
-    async def _look(self) -> None:
-        expired = 0.0
+    async def _expire(self) -> None:
         while True:
             with suppress(PenstockError):
-                if self._consumer is not None:
-                    lag = await self._consumer.lag()
-                    self.metrics.lag.clear()
-                    for partition, count in lag.items():
-                        self.metrics.lag.labels(str(partition)).set(count)
-                if time.monotonic() - expired > EXPIRE:
-                    expired = time.monotonic()
-                    for done in await self.store.expire():
-                        say(f"indexer: beyond the retention, deleted: {done}")
-            await asyncio.sleep(LOOK)
+                for done in await self.store.expire():
+                    say(f"indexer: beyond the retention, deleted: {done}")
+            await asyncio.sleep(EXPIRE)

@@ -7,31 +7,47 @@ import contextlib
 import ipaddress
 import signal
 import socket
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from penstock.config.streaming import Stream
 from penstock.console import say
 from penstock.errors import PenstockError
 from penstock.stream.indexer import Indexer
-from penstock.stream.log import open_log
+from penstock.stream.log import Log, open_log
 from penstock.stream.store import Store, open_store
+from penstock.stream.writing import Metrics
 
-__all__ = ["serve"]
+if TYPE_CHECKING:
+    from penstock.stream.lake import Lake
+    from penstock.stream.windower import Windower
+
+__all__ = ["PARTS", "serve"]
 
 WAIT = 1.0  # seconds between tries to reach the store at the start
 
 
-def serve(view: Stream) -> int:
+PARTS = ("readings", "windows", "lake")
+
+
+def serve(view: Stream, parts: Collection[str] = PARTS) -> int:
     """Run the indexer until it is told to stop (SIGTERM, SIGINT); its exit code.
+
+    Args:
+        view: What is declared.
+        parts: What of it is to be done here: readings to the store, windows, and the lake, as far as they are declared.
 
     Raises:
         PenstockError: It may not listen where it is declared to, or what is declared is wrong.
     """
     import uvloop
 
-    return uvloop.run(_run(view))
+    return uvloop.run(_run(view, parts))
 
 
-async def _run(view: Stream) -> int:
+async def _run(view: Stream, parts: Collection[str]) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -39,13 +55,46 @@ async def _run(view: Stream) -> int:
     async with open_log(view.log) as log, open_store(view.store) as store:
         await log.create()
         await _created(store, stop)
-        indexer = Indexer(view, log, store)
-        server = await _looked_at(view, indexer, store)
+        metrics = Metrics()
+        members = _members(view, parts, log, store, metrics)
+        activities = next((m.activities for m in members if hasattr(m, "activities")), dict)
+        server = await _looked_at(view, metrics, store, activities)
         try:
-            await indexer.run(stop)
+            async with asyncio.TaskGroup() as tasks:
+                for member in members:
+                    tasks.create_task(member.run(stop))
+        except* PenstockError as several:
+            raise several.exceptions[0] from None
         finally:
             server.close()
     return 0
+
+
+def _members(
+    view: Stream, parts: Collection[str], log: Log, store: Store, metrics: Metrics
+) -> list[Indexer | Windower | Lake]:
+    """Each is of a group of its own: none waits for another, and each goes on where it was."""
+    unknown = set(parts) - set(PARTS)
+    if unknown:
+        raise PenstockError(
+            f"indexer: there is no part {min(unknown)!r}", hint=f"expected some of {', '.join(PARTS)}"
+        )
+    members: list[Indexer | Windower | Lake] = []
+    if "readings" in parts:
+        members.append(Indexer(view, log, store, metrics))
+    if "windows" in parts and view.indexer.windows is not None:
+        from penstock.stream.windower import Windower, classifier
+
+        members.append(Windower(view, log, store, metrics, classifier(view)))
+    if "lake" in parts and view.lake is not None:
+        from penstock.stream.lake import Lake
+
+        members.append(Lake(view, log, metrics))
+    if not members:
+        raise PenstockError(
+            f"indexer: nothing is declared of {', '.join(parts)}", hint="declare `lake` or `indexer.windows`"
+        )
+    return members
 
 
 async def _created(store: Store, stop: asyncio.Event) -> None:
@@ -66,7 +115,9 @@ async def _created(store: Store, stop: asyncio.Event) -> None:
             return
 
 
-async def _looked_at(view: Stream, indexer: Indexer, store: Store) -> asyncio.Server:
+async def _looked_at(
+    view: Stream, metrics: Metrics, store: Store, activities: Callable[[], dict[str, Any]]
+) -> asyncio.Server:
     """Health and metrics over HTTP. Too little for a framework, and the loop is the indexer's."""
     from prometheus_client import generate_latest
 
@@ -91,7 +142,9 @@ async def _looked_at(view: Stream, indexer: Indexer, store: Store) -> asyncio.Se
                 status, kind, body = b"404 Not Found", b"text/plain", b"not here\n"
                 if path == b"/metrics":
                     status, kind = b"200 OK", b"text/plain; version=0.0.4; charset=utf-8"
-                    body = generate_latest(indexer.metrics.registry)
+                    body = generate_latest(metrics.registry)
+                elif path == b"/activities":
+                    status, kind, body = b"200 OK", b"application/json", orjson.dumps(activities())
                 elif path == b"/health/live":
                     status, body = b"200 OK", b"live\n"
                 elif path == b"/health/ready":

@@ -13,7 +13,7 @@ from typing import Protocol, Self
 from penstock.config.streaming import StreamLog
 from penstock.errors import PenstockError
 
-__all__ = ["Appended", "Consumer", "FullError", "Log", "Record", "UnavailableError", "open_log"]
+__all__ = ["Appended", "Consumer", "Follower", "FullError", "Log", "Record", "UnavailableError", "open_log"]
 
 
 class UnavailableError(PenstockError):
@@ -94,6 +94,23 @@ class Consumer(Protocol):
         ...
 
 
+class Follower(Protocol):
+    """Reads what comes from now on, for people to look at: of no group, and what it misses is missed."""
+
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    async def fetch(self, max_records: int, wait: float) -> list[Record]:
+        """Take what has come, or nothing after ``wait`` seconds.
+
+        Raises:
+            UnavailableError: The log does not answer; ask again later.
+        """
+        ...
+
+
 # Called with the partitions before they are given to another member: finish or drop what is of them, and commit.
 Revoked = Callable[[frozenset[int]], Awaitable[None]]
 
@@ -119,6 +136,10 @@ class Log(Protocol):
 
     def consume(self, topic: str, group: str, revoked: Revoked | None = None) -> Consumer:
         """Join a group. A group that has no place yet begins at the beginning."""
+        ...
+
+    def follow(self, topic: str) -> Follower:
+        """Read what comes from now on."""
         ...
 
     async def create(self) -> list[str]:

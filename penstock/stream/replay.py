@@ -136,6 +136,7 @@ async def replay(
     keys: dict[str, str] | None = None,
     told: Callable[[Sent], None] | None = None,
     stop: asyncio.Event | None = None,
+    start: int | None = None,
 ) -> Sent:
     """Push what the plan says.
 
@@ -146,6 +147,7 @@ async def replay(
         keys: Of devices, by name.
         told: Called now and then with what was done so far.
         stop: Ends it early.
+        start: Event time of the first readings, nanoseconds; None: such that the last are of about now.
 
     Raises:
         PenstockError: The address is none of HTTP, or a key is refused.
@@ -156,7 +158,8 @@ async def replay(
             f"--url: {url!r}: expected http://host:port", hint="the address that the gateway prints"
         )
     sent = Sent()
-    start = time.time_ns() - (int(plan.seconds * SECOND) if plan.speed == 0 else 0)
+    if start is None:
+        start = time.time_ns() - (int(plan.seconds * SECOND) if plan.speed == 0 else 0)
     began = time.monotonic()
     ended = stop or asyncio.Event()
 

@@ -34,8 +34,8 @@ class Document:
         time: Event time, nanoseconds since 1970, UTC.
         body: Its fields, without ``@timestamp``. Of a reading: device, session, message (int), index (int),
             sensor, values (a dict of number, text, truth or None), accuracy (or None), received (ns), lag_ms.
-            Of a window: device, sensor (or "activity"), start (ns), end (ns), readings (int), features (dict of float),
-            late (bool, a correction of a window that was written), and of an activity: label, probability.
+            Of a window: device, sensor (or "activity"), start (ns), end (ns), readings (int, at least 1), late (bool:
+            it corrects one that was written), features (dict of float), or of an activity: label, probability, model.
         origin: Where it came from in the log, for dead letters: (partition, offset).
         message: The identity of the message that it came in; documents of one message lie together.
     """
@@ -81,7 +81,8 @@ class Store(Protocol):
 
         Args:
             kind: Which index or table.
-            documents: Ids are unique within the bulk. Any of them may have been written before.
+            documents: Ids are unique within the bulk. Any of them may have been written before; a window then takes the
+                place of one of as many readings or fewer.
 
         Raises:
             BusyError: Nothing or some of it was written; write the same again.

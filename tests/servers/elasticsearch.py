@@ -38,15 +38,20 @@ def _unpack(folder: Path) -> Path:
     return home
 
 
+# A heap that fits a test, and no more compiling than a test is worth.
+MODEST = "-Xms512m -Xmx512m -XX:TieredStopAtLevel=1"
+
+
 class Elasticsearch:
     """A node.
 
     Attributes:
         url: Where it answers, the same after it was started again.
+        java: Options of its virtual machine.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, java: str = MODEST) -> None:
+        self.folder, self.java = folder, java
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -80,7 +85,7 @@ class Elasticsearch:
         env = os.environ | {
             "ES_JAVA_HOME": str(Path(java).resolve().parents[1]),
             "ES_PATH_CONF": str(config),
-            "ES_JAVA_OPTS": "-Xms512m -Xmx512m -XX:TieredStopAtLevel=1",
+            "ES_JAVA_OPTS": self.java,
             "ES_TMPDIR": str(self.folder / "tmp"),
             "HOME": str(self.folder / "tmp"),
         }
@@ -133,11 +138,11 @@ class Elasticsearch:
 
 
 @contextmanager
-def elasticsearch() -> Iterator[Elasticsearch]:
+def elasticsearch(java: str = MODEST) -> Iterator[Elasticsearch]:
     """A node for the time of the block."""
     folder = Path(tempfile.mkdtemp(prefix="penstock-elasticsearch-"))
     folder.chmod(0o755)
-    node = Elasticsearch(folder)
+    node = Elasticsearch(folder, java)
     try:
         node.start()
         yield node

@@ -1,7 +1,8 @@
 """Nothing lost, nothing twice: readings are pushed while everything on their way is killed and started again.
 
 Phones push to the gateway and push again whatever was not acknowledged; gateway, indexer, log and store are ended by
-``kill -9`` at random. Then every reading of every acknowledged message is in the store once, and of the others once at most.
+``kill -9`` at random. Then every reading of every acknowledged message is in the store once, and of the others once at most;
+the same in the lake; and windows say what they would say of all readings at once.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pytest
 
 from penstock.config import RecordingsSource
+from penstock.signals import names, resampled, summarised
 from penstock.sources.recordings import recordings
 from penstock.stream.messages import identity
 from penstock.stream.replay import Plan, Sent, replay
@@ -34,6 +39,16 @@ SEED = 20_261_124
 DEVICES = 50
 READINGS = 1_000_000
 KILLS = 20
+ALL = (
+    "gateway.limits.device_bytes_per_second=1000000000",
+    "gateway.limits.device_burst_bytes=1000000000",
+    "lake.file_age=PT3S",
+    "indexer.windows.idle=PT60S",  # longer than anything is away
+    "indexer.windows.sensors=[totalacceleration,gyroscope]",
+    "indexer.activity=null",
+)
+LAGS = tuple(f"penstock_indexer_{of}lag_records" for of in ("", "windows_", "lake_"))
+WAITING = ("penstock_indexer_queued_bytes", "penstock_indexer_lake_waiting_readings")
 PATIENCE = 240.0  # seconds until all is in the store, once it is left in peace
 
 
@@ -72,6 +87,8 @@ class Path_:
     url: str
     parts: dict[str, tuple[Callable[[], None], Callable[[], None]]]
     ids: Callable[[], dict[str, int]]
+    windows: Callable[[], list[dict[str, Any]]]
+    lake: Path
     processes: list[Process]
 
 
@@ -101,8 +118,8 @@ def embedded(folder: Path) -> Iterator[Path_]:
         f"indexer.metrics_port={metrics}",
         f"log.folder={folder}/log",
         f"store.path={folder}/readings.duckdb",
-        "gateway.limits.device_bytes_per_second=1000000000",
-        "gateway.limits.device_burst_bytes=1000000000",
+        *ALL,
+        f"lake.path={folder}/lake",
     ]
     processes = [
         part("gateway", folder, "embedded", overrides, gate),
@@ -120,9 +137,13 @@ def embedded(folder: Path) -> Iterator[Path_]:
         with duckdb.connect(f"{folder}/readings.duckdb", read_only=True) as store:
             return dict(store.execute("SELECT id, count(*) FROM readings GROUP BY id").fetchall())
 
+    def windows() -> list[dict[str, Any]]:
+        with duckdb.connect(f"{folder}/readings.duckdb", read_only=True) as store:
+            return [json.loads(row[0]) for row in store.execute("SELECT body FROM windows").fetchall()]
+
     parts = {p.name: (p.kill, p.start) for p in processes}
     parts["log"] = (kill_log, lambda: None)  # who uses it starts it again
-    yield Path_(f"http://127.0.0.1:{gate}", parts, ids, processes)
+    yield Path_(f"http://127.0.0.1:{gate}", parts, ids, windows, folder / "lake", processes)
 
 
 @contextlib.contextmanager
@@ -140,8 +161,8 @@ def cluster(folder: Path) -> Iterator[Path_]:
             "gateway.keys=null",
             f"gateway.port={gate}",
             f"indexer.metrics_port={metrics}",
-            "gateway.limits.device_bytes_per_second=1000000000",
-            "gateway.limits.device_burst_bytes=1000000000",
+            *ALL,
+            f"lake.path={folder}/lake",
         ]
         processes = [
             part("gateway", folder, "cluster", overrides, gate),
@@ -158,10 +179,15 @@ def cluster(folder: Path) -> Iterator[Path_]:
                     found[hit["_id"]] = found.get(hit["_id"], 0) + 1
             return found
 
+        def windows() -> list[dict[str, Any]]:
+            with Client(node.url, request_timeout=60) as client:
+                client.indices.refresh(index="windows")
+                return [hit["_source"] for hit in scan(client, index="windows", size=10_000)]
+
         parts = {p.name: (p.kill, p.start) for p in processes}
         parts["log"] = (broker.kill, broker.start)
         parts["store"] = (node.kill, node.start)
-        yield Path_(f"http://127.0.0.1:{gate}", parts, ids, processes)
+        yield Path_(f"http://127.0.0.1:{gate}", parts, ids, windows, folder / "lake", processes)
 
 
 def source() -> RecordingsSource:
@@ -220,7 +246,7 @@ def test_every_acknowledged_reading_is_stored_once(tmp_path, path, speed):
             wanted = expected(sent, 100)
             assert len(wanted) >= readings * 0.99
             settle(found, len(wanted))
-            stored = found.ids()
+            stored, windows = found.ids(), found.windows()
         finally:
             for process in found.processes:
                 process.stop()
@@ -229,6 +255,38 @@ def test_every_acknowledged_reading_is_stored_once(tmp_path, path, speed):
     assert not wanted - set(stored)
     # Everything was acknowledged in the end, so nothing else can be there.
     assert set(stored) == wanted
+    laid = pl.scan_parquet(f"{found.lake}/**/*.parquet").collect()
+    assert laid.height == len(wanted)
+    assert set(laid["id"]) == wanted
+    told = {(w["device"], w["sensor"], moment(w["start"])): w for w in windows}
+    assert len(told) == len(windows)
+    all_at_once = told_at_once(laid)
+    assert set(told) == set(all_at_once)
+    differ = [k for k, w in told.items() if (w["readings"], w["features"]) != all_at_once[k]]
+    assert not differ
+
+
+def moment(start: int | str) -> int:
+    """As the store has it: nanoseconds, or text."""
+    if isinstance(start, int):
+        return start
+    whole, _, rest = start.rstrip("Z").partition(".")
+    return int(datetime.fromisoformat(f"{whole}+00:00").timestamp()) * 10**9 + int(rest or 0)
+
+
+def told_at_once(laid: pl.DataFrame) -> dict[tuple[str, str, int], tuple[int, dict[str, float]]]:
+    """Windows of all readings, without a stream."""
+    width, step = 4 * 10**9, 2 * 10**9
+    told = {}
+    for (device, sensor), rows in laid.sort("time").group_by("device", "sensor"):
+        time, values = rows["time"].to_physical().to_numpy(), rows.select("x", "y", "z").to_numpy()
+        for start in range((int(time[0]) - width) // step * step, int(time[-1]) + step, step):
+            grid = resampled(time, values, start, width, 200)
+            inside = int(((time >= start) & (time < start + width)).sum())
+            if grid is not None and inside:
+                features = dict(zip(names(("x", "y", "z")), summarised(grid, 50.0).tolist(), strict=True))
+                told[str(device), str(sensor), start] = (inside, features)
+    return told
 
 
 def settle(found: Path_, wanted: int) -> None:
@@ -242,13 +300,13 @@ def settle(found: Path_, wanted: int) -> None:
         with contextlib.suppress(OSError):
             text = urllib.request.urlopen(f"http://127.0.0.1:{indexer.port}/metrics").read().decode()
             figures = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
-            lags = [float(v) for name, v in figures if name.startswith("penstock_indexer_lag_records{")]
-            queued = [float(v) for name, v in figures if name == "penstock_indexer_queued_bytes"]
-            if lags and not sum(lags) and not sum(queued):
+            lags = [[float(v) for name, v in figures if name.startswith(f"{of}{{")] for of in LAGS]
+            queued = [float(v) for name, v in figures if name in WAITING]
+            if all(lags) and not sum(sum(of) for of in lags) and not sum(queued):
                 if seen[1] >= 3:
                     return
                 seen = (0.0, seen[1] + 1)
             else:
-                seen = (sum(lags), 0)
+                seen = (sum(sum(of) for of in lags), 0)
         time.sleep(0.7)
     raise AssertionError(f"the indexer is not done: lag {seen[0]:.0f}, {(indexer.out).read_text()[-1500:]}")

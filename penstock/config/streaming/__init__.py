@@ -5,6 +5,7 @@ from __future__ import annotations
 from penstock.config.streaming.gateway import Gateway, Limits, Mqtt
 from penstock.config.streaming.indexer import Activity, Batching, Indexer, Windows
 from penstock.config.streaming.log import EmbeddedLog, KafkaLog, StreamLog
+from penstock.config.streaming.page import Page
 from penstock.config.streaming.store import ElasticsearchStore, EmbeddedStore, LakeStore, StreamStore
 from penstock.config.streaming.stream import Stream
 
@@ -20,6 +21,7 @@ __all__ = [
     "LakeStore",
     "Limits",
     "Mqtt",
+    "Page",
     "Stream",
     "StreamLog",
     "StreamStore",

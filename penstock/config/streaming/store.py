@@ -43,11 +43,12 @@ class EmbeddedStore(View):
 
 
 class LakeStore(View):
-    """Parquet, a folder for each hour."""
+    """Parquet, a folder for each partition of the log, and in it one for each hour."""
 
-    path: str = "data/lake/readings"
-    file_rows: Count = 500_000  # in a file at most
-    file_age: Duration = timedelta(minutes=1)  # until what came is written, however little
+    path: str = "data/lake/readings"  # or s3://bucket/readings
+    file_rows: Count = 500_000  # in a file at most; and so many are laid down at once
+    file_age: Duration = timedelta(minutes=1)  # until what came is laid down, however little
+    options: dict[str, str | int | bool] = {}  # for fsspec; secrets as ${secret:NAME}
 
 
 StreamStore = Annotated[ElasticsearchStore | EmbeddedStore, Field(discriminator="kind")]

@@ -6,6 +6,7 @@ from penstock.config.base import View
 from penstock.config.streaming.gateway import Gateway
 from penstock.config.streaming.indexer import Indexer
 from penstock.config.streaming.log import StreamLog
+from penstock.config.streaming.page import Page
 from penstock.config.streaming.store import LakeStore, StreamStore
 
 __all__ = ["Stream"]
@@ -19,3 +20,4 @@ class Stream(View):
     lake: LakeStore | None = None  # besides, every reading as Parquet by hour
     gateway: Gateway = Gateway()
     indexer: Indexer = Indexer()
+    page: Page = Page()

@@ -23,7 +23,7 @@ from penstock.config.streaming import EmbeddedLog
 from penstock.config.streaming.log import Topic
 from penstock.errors import PenstockError
 from penstock.sources.secrets import hidden, revealed
-from penstock.stream.log import Appended, Consumer, FullError, Record, Revoked, UnavailableError
+from penstock.stream.log import Appended, Consumer, Follower, FullError, Record, Revoked, UnavailableError
 from penstock.stream.logs.nats_server import USER, NatsServer
 
 __all__ = ["JetStream"]
@@ -204,6 +204,9 @@ class JetStream:
     def consume(self, topic: str, group: str, revoked: Revoked | None = None) -> Consumer:
         return _Member(self, topic, group, revoked)
 
+    def follow(self, topic: str) -> Follower:
+        return _Follower(self, topic)
+
     async def tail(self, topic: str, records: int) -> Sequence[Record]:
         found: deque[Record] = deque(maxlen=records)
         about = await self._streams.stream_info(topic)
@@ -232,6 +235,69 @@ def _record(subject: str, sequence: int, data: bytes | None, headers: Any, momen
         {name: value.encode("latin-1") for name, value in named.items()},
         moment,
     )
+
+
+class _Follower:
+    """What comes from now on."""
+
+    def __init__(self, log: JetStream, topic: str) -> None:
+        self.log, self.topic = log, topic
+        self._subscription: Any = None
+
+    async def __aenter__(self) -> Self:
+        await self._subscribe()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._subscription is not None:
+            with suppress(Exception):  # it may be gone with its server
+                await asyncio.wait_for(self._subscription.unsubscribe(), ASK)
+
+    async def _subscribe(self) -> None:
+        from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+        try:
+            self._subscription = await self.log._streams.pull_subscribe(
+                f"{self.topic}.*",
+                stream=self.topic,
+                pending_bytes_limit=PENDING,
+                config=ConsumerConfig(
+                    deliver_policy=DeliverPolicy.NEW,
+                    ack_policy=AckPolicy.NONE,
+                    inactive_threshold=60.0,
+                    mem_storage=True,
+                ),
+            )
+        except Exception as error:
+            raise UnavailableError(
+                f"log: there is no stream {self.topic!r}, or no server: {hidden(repr(error))}",
+                hint="make it: penstock stream create",
+            ) from error
+
+    async def fetch(self, max_records: int, wait: float) -> list[Record]:
+        from nats.errors import TimeoutError as NatsTimeoutError
+
+        if self._subscription is None:
+            await self._subscribe()
+        try:
+            messages = await self._subscription.fetch(max_records, timeout=wait)
+        except NatsTimeoutError:
+            return []
+        except Exception as error:
+            self._subscription = None
+            raise UnavailableError(f"log: NATS does not answer: {hidden(repr(error))}") from error
+        return [
+            _record(
+                message.subject,
+                message.metadata.sequence.stream,
+                message.data,
+                message.headers,
+                int(message.metadata.timestamp.timestamp() * 1e6) * 1000,
+            )
+            for message in messages
+        ]
 
 
 class _Partition:

@@ -21,7 +21,7 @@ from typing import Any, Self
 from penstock.config.streaming import KafkaLog
 from penstock.errors import PenstockError
 from penstock.sources.secrets import hidden, revealed
-from penstock.stream.log import Appended, Consumer, FullError, Record, Revoked, UnavailableError
+from penstock.stream.log import Appended, Consumer, Follower, FullError, Record, Revoked, UnavailableError
 
 __all__ = ["KafkaTopics"]
 
@@ -206,6 +206,9 @@ class KafkaTopics:
     def consume(self, topic: str, group: str, revoked: Revoked | None = None) -> Consumer:
         return _Member(self.view, topic, group, revoked, self._logger)
 
+    def follow(self, topic: str) -> Follower:
+        return _Follower(self.view, topic, self._logger)
+
     async def tail(self, topic: str, records: int) -> Sequence[Record]:
         return await asyncio.to_thread(self._tail, topic, records)
 
@@ -263,6 +266,51 @@ def _record(message: Any) -> Record:
         {name: value or b"" for name, value in message.headers() or []},
         message.timestamp()[1] * 1_000_000,
     )
+
+
+class _Follower:
+    """What comes from now on."""
+
+    def __init__(self, view: KafkaLog, topic: str, logger: logging.Logger) -> None:
+        self.view, self.topic, self._logger = view, topic, logger
+        self._client: Any = None
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self._open)
+        return self
+
+    def _open(self) -> None:
+        from confluent_kafka import OFFSET_END, KafkaException, TopicPartition
+        from confluent_kafka import Consumer as Client
+
+        self._client = Client(
+            {
+                "fetch.wait.max.ms": 100,
+                "queued.max.messages.kbytes": 16_384,
+                **_settings(self.view),
+                "group.id": "penstock-follow",  # asked for, and never joined
+                "enable.auto.commit": False,
+            },
+            logger=self._logger,
+        )
+        try:
+            there = self._client.list_topics(self.topic, timeout=SECONDS).topics[self.topic].partitions
+        except KafkaException as error:
+            raise UnavailableError(f"log: Kafka: {hidden(error.args[0].str())}") from error
+        self._client.assign([TopicPartition(self.topic, number, OFFSET_END) for number in there])
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self._client.close)
+
+    async def fetch(self, max_records: int, wait: float) -> list[Record]:
+        return await asyncio.to_thread(self._fetched, max_records, wait)
+
+    def _fetched(self, count: int, wait: float) -> list[Record]:
+        first = self._client.consume(1, wait)
+        more = self._client.consume(count - 1, 0) if first and count > 1 else []
+        return [_record(message) for message in (*first, *more) if message.error() is None]
 
 
 class _Member:

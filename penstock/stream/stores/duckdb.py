@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS readings (
     message BIGINT, index INTEGER, sensor VARCHAR, "values" VARCHAR, accuracy DOUBLE, received BIGINT, lag_ms DOUBLE
 );
 CREATE TABLE IF NOT EXISTS windows (
-    id VARCHAR PRIMARY KEY, time BIGINT NOT NULL, device VARCHAR, sensor VARCHAR, body VARCHAR
+    id VARCHAR PRIMARY KEY, time BIGINT NOT NULL, device VARCHAR, sensor VARCHAR, readings BIGINT NOT NULL, body VARCHAR
 );
 """
 FIELDS = ("device", "session", "message", "index", "sensor", "values", "accuracy", "received", "lag_ms")
@@ -161,13 +161,17 @@ class DuckdbTables:
                 "time": pa.array([document.time for document in documents], pa.int64()),
                 "device": pa.array([document.body.get("device") for document in documents], pa.string()),
                 "sensor": pa.array([document.body.get("sensor") for document in documents], pa.string()),
+                "readings": pa.array([document.body["readings"] for document in documents], pa.int64()),
                 "body": [orjson.dumps(document.body).decode() for document in documents],
             }
         )
         connection.register("windows_given", table)
         before = connection.execute("SELECT count(*) FROM windows").fetchall()[0][0]
-        # A correction of a window takes the place of what it corrects.
-        connection.execute("INSERT OR REPLACE INTO windows SELECT * FROM windows_given").fetchall()
+        connection.execute(
+            "INSERT INTO windows SELECT * FROM windows_given "
+            "ON CONFLICT (id) DO UPDATE SET readings = excluded.readings, body = excluded.body "
+            "WHERE excluded.readings >= readings"
+        ).fetchall()
         return int(connection.execute("SELECT count(*) FROM windows").fetchall()[0][0]) - int(before)
 
     async def expire(self, now: int | None = None) -> list[str]:

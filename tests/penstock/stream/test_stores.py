@@ -139,24 +139,32 @@ def test_each_is_in_it_once_whatever_is_repeated_divided_or_out_of_order(view, b
 
 
 def test_a_window_that_is_corrected_takes_the_place_of_what_it_corrects(view):
-    def window(mean: float, *, late: bool) -> Document:
+    def window(mean: float, *, late: bool, readings: int) -> Document:
         body = {
             "device": "d",
             "sensor": "gyroscope",
             "start": NOW,
             "end": NOW + 4 * SECOND,
-            "readings": 200,
+            "readings": readings,
             "features": {"x_mean": mean},
             "late": late,
         }
         return Document("w-1", NOW, body, (0, 1), "w-1")
 
     async def body(store):
-        assert (await store.write("windows", [window(1.0, late=False)])).new == 1
-        assert (await store.write("windows", [window(2.0, late=True)])).known == 1
-        await store.refresh()
-        found = await store.newest("windows", device="d", since=0, limit=5)
-        assert found == [{"time": NOW, **window(2.0, late=True).body}]
+        async def kept() -> list[dict[str, object]]:
+            await store.refresh()
+            return await store.newest("windows", device="d", since=0, limit=5)
+
+        assert (await store.write("windows", [window(1.0, late=False, readings=190)])).new == 1
+        better = window(2.0, late=True, readings=200)
+        assert (await store.write("windows", [better])).known == 1
+        assert await kept() == [{"time": NOW, **better.body}]
+        # Read again from its middle, it is told of fewer.
+        assert (await store.write("windows", [window(3.0, late=False, readings=80)])).known == 1
+        assert await kept() == [{"time": NOW, **better.body}]
+        assert (await store.write("windows", [window(4.0, late=True, readings=200)])).known == 1
+        assert await kept() == [{"time": NOW, **window(4.0, late=True, readings=200).body}]
 
     run(body, view)
 
