@@ -20,7 +20,7 @@ help:  ## Print this help.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
 # What is installed. `make run EXTRAS=` builds the tables alone, in an environment without torch.
-EXTRAS ?= vision ingest stream
+EXTRAS ?= vision ingest stream serve rollout recommend monitor ray cloud
 LOCKS := requirements.lock $(EXTRAS:%=locks/%.lock)
 
 env: $(STAMP)  ## Install the locked environment into .venv (bootstraps uv itself).
@@ -79,9 +79,8 @@ bench: env  ## Measure the claims of the README side by side.
 LOCKING := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 lock: env  ## Resolve the locks anew from pyproject.toml. They hold versions and hashes, no addresses, and agree with each other.
-	uv pip compile $(LOCKING) --upgrade --extra data --extra dev pyproject.toml -o requirements.lock
-	before=requirements.lock; for group in vision ingest stream serve; do uv pip compile $(LOCKING) --upgrade --extra $$group $$(printf -- '--constraint %s ' $$before) pyproject.toml -o locks/$$group.lock; before="$$before locks/$$group.lock"; done
-	uv pip compile $(LOCKING) --upgrade --extra cloud --constraint requirements.lock pyproject.toml -o locks/cloud.lock  # what azure-ai-ml asks for goes with no other group
+	uv pip compile $(LOCKING) --upgrade --extra graph --extra data --extra dev pyproject.toml -o requirements.lock
+	before=requirements.lock; for group in vision ingest stream serve rollout recommend monitor ray cloud; do uv pip compile $(LOCKING) --upgrade --extra $$group $$(printf -- '--constraint %s ' $$before) pyproject.toml -o locks/$$group.lock; before="$$before locks/$$group.lock"; done
 
 clean:  ## Remove what the graph made (not the cache of DVC).
 	dvc list . --dvc-only --recursive | xargs -r rm -f
