@@ -209,7 +209,7 @@ async def _watched(log: Log, door: Door) -> None:
     """Tell whether the log takes records, until it is cancelled; whoever looks at the metrics need not push."""
     while True:
         ready = False
-        with contextlib.suppress(PenstockError, TimeoutError):
+        with contextlib.suppress(Exception):  # whatever it is, the log is not ready, and the gateway goes on
             async with asyncio.timeout(LOOK):
                 ready = await log.ready()
         door.metrics.log_ready.set(ready)

@@ -186,7 +186,7 @@ async def looked_after(store: Store, metrics: Metrics) -> None:
     """Tell whether the store takes documents, until it is cancelled."""
     while True:
         ready = False
-        with suppress(PenstockError):
+        with suppress(Exception):  # whatever it is, the store is not ready, and the indexer goes on
             ready = await store.ready()
         metrics.store_ready.set(ready)
         await asyncio.sleep(LOOK)
