@@ -10,13 +10,17 @@ import re
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any, Self
 
 import aiomqtt
 import pytest
+from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
-from penstock.config.streaming import EmbeddedLog, Mqtt
-from penstock.stream.gateway_mqtt import _device
+from penstock.config.streaming import EmbeddedLog, Mqtt, Stream
+from penstock.stream.gateway import Door, Metrics
+from penstock.stream.gateway_mqtt import WAITING, _device, _session, _Waiting
 from penstock.stream.log import Record, open_log
 from tests.penstock.stream.gateways import ROOT, Gateway, body, gateway
 from tests.servers.mosquitto import mosquitto
@@ -235,3 +239,43 @@ def test_a_topic_tells_which_level_is_the_device(topic):
 )
 def test_the_device_is_what_the_topic_says(pattern, topic):
     assert _device(pattern, topic) == "d"
+
+
+def door() -> Door:
+    view = Stream.model_validate({"log": {"kind": "jetstream"}, "store": {"kind": "duckdb"}})
+    return Door(view, None, Metrics(CollectorRegistry()))  # type: ignore[arg-type]  # nothing is appended
+
+
+def test_messages_of_qos_0_do_not_pile_up_and_those_of_qos_1_are_never_thrown_away():
+    found = door()
+    waiting = _Waiting()
+    waiting.door = found
+    for _ in range(WAITING + 5):
+        waiting.put_nowait(SimpleNamespace(qos=0))
+    for _ in range(5):
+        waiting.put_nowait(SimpleNamespace(qos=1))
+    assert waiting.qsize() == WAITING + 5
+    told = found.metrics.registry.get_sample_value("penstock_gateway_refusals_total", {"reason": "pending"})
+    assert told == 5
+
+
+def test_a_broker_that_refuses_the_subscription_is_told_of_and_not_taken_for_connected():
+    class Refusing:
+        """A stand-in for the client at a broker whose rules forbid the topic."""
+
+        async def __aenter__(self) -> Self:
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
+        async def subscribe(self, *_: Any, **__: Any) -> tuple[int, ...]:
+            return (0x80,)
+
+    found = door()
+    with pytest.raises(ExceptionGroup) as several:
+        asyncio.run(_session(Refusing(), Mqtt(), found))
+    assert several.group_contains(
+        aiomqtt.MqttError, match="does not let penstock-gateway subscribe to devices"
+    )
+    assert found.metrics.registry.get_sample_value("penstock_gateway_mqtt_connected") == 0
