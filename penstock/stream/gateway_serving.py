@@ -12,22 +12,26 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from penstock.config.streaming import Stream
-from penstock.console import say
+from penstock.console import fail, say
 from penstock.errors import PenstockError
-from penstock.stream.log import open_log
+from penstock.stream.log import Log, open_log
+
+if TYPE_CHECKING:
+    from penstock.stream.gateway import Door
 
 __all__ = ["Server", "listening", "serve"]
 
 BACKLOG = 4096
 GRACE = 10  # seconds for what is in flight when it is told to stop
 FILES = 65_536
+LOOK = 5.0  # seconds between looks at the log
 AGAIN = 0.5  # seconds before a process that has died is started again
 
 
@@ -107,7 +111,7 @@ def _several(view: Stream, sock: socket.socket) -> int:
     from prometheus_client import multiprocess
 
     # Forked before any thread or loop is begun: the socket is theirs as it is ours.
-    children: set[int] = set()
+    children: dict[int, int] = {}  # the number of each, by its process
     stopping = False
 
     def stop(*_: Any) -> None:
@@ -117,47 +121,54 @@ def _several(view: Stream, sock: socket.socket) -> int:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ending, stop)
     while True:
         while len(children) < view.gateway.workers and not stopping:
+            number = min(set(range(view.gateway.workers)) - set(children.values()))
             pid = os.fork()
             if pid == 0:
                 code = 1
                 try:
-                    code = _one(view, sock)
+                    code = _one(view, sock, number)
                 finally:
                     sys.stderr.flush()
                     os._exit(code)
-            children.add(pid)
+            children[pid] = number
         if not children:
             return 0
         try:
             pid, status = os.wait()
         except InterruptedError:
             continue
-        children.discard(pid)
+        children.pop(pid, None)
         multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
         if not stopping:
             say(f"gateway: process {pid} has ended ({os.waitstatus_to_exitcode(status)}); another is started")
             time.sleep(AGAIN)
 
 
-def _one(view: Stream, sock: socket.socket) -> int:
+def _one(view: Stream, sock: socket.socket, number: int = 0) -> int:
     import uvloop
 
-    return uvloop.run(_run(view, sock))
+    try:
+        return uvloop.run(_run(view, sock, number))
+    except PenstockError as error:
+        if view.gateway.workers == 1:
+            raise
+        return fail(error, where="gateway")
 
 
-async def _run(view: Stream, sock: socket.socket) -> int:
+async def _run(view: Stream, sock: socket.socket, number: int) -> int:
     from penstock.stream.gateway import create_app
 
     gateway = view.gateway
     async with open_log(view.log) as log:
         app = create_app(view, log)
+        door: Door = app.state.door
         config = uvicorn.Config(
             app,
-            http=_protocol(view),
+            http=_protocol(view, door.metrics.connections.set),
             ws="websockets-sansio",
             ws_max_size=gateway.limits.body_bytes + 1024,
             lifespan="off",
@@ -172,21 +183,37 @@ async def _run(view: Stream, sock: socket.socket) -> int:
         )
         server = Server(config)
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, server.leave)
-        subscribing = None
-        if gateway.mqtt is not None:
+        for ending in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(ending, server.leave)
+        beside = [asyncio.create_task(_watched(log, door))]
+        # A session belongs to one connection: a broker ends the older one of two.
+        if gateway.mqtt is not None and number == 0:
             from penstock.stream.gateway_mqtt import subscribe
 
-            subscribing = asyncio.create_task(subscribe(gateway.mqtt, app.state.door))
+            beside.append(asyncio.create_task(subscribe(gateway.mqtt, door)))
+        for task in beside:  # neither ends by itself, but by a fault that is to be seen
+            task.add_done_callback(lambda _: server.leave())
         try:
             await server.serve(sockets=[sock])
         finally:
-            if subscribing is not None:
-                subscribing.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await subscribing
+            for task in beside:
+                task.cancel()
+            ended = await asyncio.gather(*beside, return_exceptions=True)
+        for outcome in ended:
+            if isinstance(outcome, Exception):
+                raise outcome
     return 0
+
+
+async def _watched(log: Log, door: Door) -> None:
+    """Tell whether the log takes records, until it is cancelled; whoever looks at the metrics need not push."""
+    while True:
+        ready = False
+        with contextlib.suppress(Exception):  # whatever it is, the log is not ready, and the gateway goes on
+            async with asyncio.timeout(LOOK):
+                ready = await log.ready()
+        door.metrics.log_ready.set(ready)
+        await asyncio.sleep(LOOK)
 
 
 class Server(uvicorn.Server):
@@ -201,10 +228,14 @@ class Server(uvicorn.Server):
         yield
 
 
-def _protocol(view: Stream) -> type[HttpToolsProtocol]:
+def _protocol(view: Stream, told: Callable[[float], None]) -> type[HttpToolsProtocol]:
     """Uvicorn's protocol, with a limit on connections and on how long one may be open before it has asked for anything.
 
     A connection that says nothing costs whoever makes it nothing; here it is the first to go when there are too many.
+
+    Args:
+        view: What is declared.
+        told: Called with how many there are, whenever that changes.
     """
     limits = view.gateway.limits
     patience, most = limits.body_seconds.total_seconds(), limits.connections
@@ -217,6 +248,7 @@ def _protocol(view: Stream) -> type[HttpToolsProtocol]:
             super().connection_made(transport)
             silent[self] = None
             self._limit = self.loop.call_later(patience, self._give_up)
+            told(len(self.connections))
             if len(self.connections) > most:
                 oldest = next(iter(silent))
                 oldest._give_up()
@@ -228,6 +260,7 @@ def _protocol(view: Stream) -> type[HttpToolsProtocol]:
         def connection_lost(self, exc: Exception | None) -> None:
             self._heard()
             super().connection_lost(exc)
+            told(len(self.connections))
 
         def _heard(self) -> None:
             silent.pop(self, None)

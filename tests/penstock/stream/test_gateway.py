@@ -241,7 +241,7 @@ def test_a_device_sends_as_itself_alone(tmp_path):
 
 
 def test_a_device_that_sends_too_much_is_told_when_to_go_on(tmp_path):
-    limits = ("gateway.limits.device_bytes_per_second=20000", "gateway.limits.device_burst_bytes=40000")
+    limits = ("gateway.limits.device_bytes_per_second=1000", "gateway.limits.device_burst_bytes=40000")
     with gateway(tmp_path, *limits) as slow:
         content = body(readings=200)
         codes = [post(slow, content).status_code for _ in range(4)]
