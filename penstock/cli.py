@@ -10,6 +10,7 @@ import typer
 
 from penstock.console import USER_ERROR, fail, progress, say
 from penstock.errors import PenstockError
+from penstock.experiments.commands import experiment
 from penstock.loading.commands import ingest
 from penstock.stream.commands import stream
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 
 app.add_typer(ingest, name="ingest")
 app.add_typer(stream, name="stream")
+app.add_typer(experiment, name="experiment")
 
 
 @app.command()
