@@ -7,6 +7,7 @@ numbers, the table above all, goes to each machine once.
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,7 +24,7 @@ def ray_workers(cores: int) -> Iterator[Map]:  # type: ignore[type-arg]
     """Yield ``map(work, tasks, advance)`` as ``parallel.workers`` does.
 
     RAY_ADDRESS, Ray's own variable, says which cluster; Penstock is installed on its machines, of the same version. Without
-    it a cluster of this machine alone is started, and ended afterwards.
+    it a cluster of this machine alone is started, with a token of its own, and ended afterwards.
 
     Args:
         cores: Processes on this machine, where there is no cluster.
@@ -32,6 +33,12 @@ def ray_workers(cores: int) -> Iterator[Map]:  # type: ignore[type-arg]
         PenstockError: Ray is not installed, its cluster cannot be reached, or its workers were killed again and again.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        # Its ports are open to the network, and who reaches them runs what they like: not without a token. It stays the
+        # same for this process, as Ray reads it once.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         import ray
     except ImportError as error:
@@ -39,13 +46,12 @@ def ray_workers(cores: int) -> Iterator[Map]:  # type: ignore[type-arg]
             "search.backend: ray is not installed",
             hint="install it: pip install 'penstock[ray]', or set search.backend to processes",
         ) from error
-    address = os.environ.get("RAY_ADDRESS")
     if address:
         # Sums in the order, and by the kernels, that they have here; processes of this machine inherit them.
         pinned = dict.fromkeys(THREADS, "1") | KERNELS
         given: dict[str, Any] = {"address": address, "runtime_env": {"env_vars": pinned}}
     else:
-        given = {"num_cpus": cores, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        given = {"num_cpus": cores, "include_dashboard": False}
     try:
         ray.init(**given, log_to_driver=False, logging_level="error")
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
