@@ -10,6 +10,7 @@ import typer
 
 from penstock.console import USER_ERROR, fail, progress, say
 from penstock.errors import PenstockError
+from penstock.experiments.commands import experiment
 from penstock.loading.commands import ingest
 from penstock.serving.commands import keys, serve
 from penstock.stream.commands import stream
@@ -28,6 +29,7 @@ app.add_typer(ingest, name="ingest")
 app.add_typer(stream, name="stream")
 app.command()(serve)
 app.add_typer(keys, name="keys")
+app.add_typer(experiment, name="experiment")
 
 
 @app.command()
