@@ -236,7 +236,12 @@ class Predictor:
                 response = _answered(call, lane, asked, outputs)
                 self._count(call, response.status)
                 self._counter("rows", model.name, lane.version).inc(len(work))
-            except Refusal as refusal:
+            except Refusal as told:
+                refusal, fault = told, None
+                if refusal.reason == "not_finite":
+                    fault = lane.artefact.beyond(work)
+                if fault is not None:
+                    refusal = Refusal.of_faults([fault])
                 status = refusal.reason
                 response = self._refused(call, refusal)
             call.done(response)
