@@ -66,7 +66,7 @@ class Batched:
         return await future
 
     async def busy(self) -> None:
-        while not self.batcher._busy:
+        while not self.batcher._busy:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
 
