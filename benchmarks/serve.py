@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[1]
 PLACE = ROOT / ".penstock/benchmarks/serve"
 CONNECTIONS = (1, 16, 64)
 MODEL = ROOT / "models/churn"
-PATIENCE = 90.0
+PATIENCE = 180.0
 
 # --- what serves: the least that each asks for ------------------------------------------------------
 
