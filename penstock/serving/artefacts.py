@@ -16,7 +16,7 @@ from penstock.artifact.manifest import MANIFEST
 from penstock.config.serving import Limits, ServedModel
 from penstock.errors import PenstockError
 from penstock.serving.open_inference import InferRequest
-from penstock.serving.refusals import Refusal
+from penstock.serving.refusals import Fault, Refusal
 from penstock.storage import read_json
 
 __all__ = [
@@ -129,6 +129,10 @@ class Artefact(ABC):
     def records(self, work: Work) -> list[dict[str, Any]]:
         """What was asked, row by row, for the request log."""
 
+    def beyond(self, work: Work) -> Fault | None:  # noqa: ARG002  (a kind without such values has none)
+        """A value so large that no finite answer can be expected, if there is one."""
+        return None
+
     @abstractmethod
     def row_schema(self) -> dict[str, Any]:
         """JSON Schema of a row of the plain route."""
@@ -152,8 +156,13 @@ class Artefact(ABC):
             several = min(most, 16 if self.fixed_cost > 0.001 else 64)
             if several > 1:
                 self.row_cost = max(0.0, self._measured(several) - self.fixed_cost) / (several - 1)
-        except Refusal as error:
-            raise PenstockError(f"{self.title}: {error.error}", hint="export the model anew") from error
+        except PenstockError:
+            raise
+        except Exception as error:  # ONNX Runtime's own exceptions derive from nothing more specific
+            words = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise PenstockError(
+                f"{self.title}: does not run: {words}", hint="export the model anew: `dvc repro`"
+            ) from error
 
     def _measured(self, rows: int) -> float:
         work, took = self.example(rows), []

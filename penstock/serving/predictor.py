@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import orjson
 
@@ -27,7 +27,10 @@ __all__ = ["ADMIN", "CLIENT", "Call", "Predictor", "Response", "Route", "routed"
 
 CLIENT = Purpose("client", b"penstock-client", "penstock keys add CLIENT")
 ADMIN = Purpose("administrator", b"penstock-admin", "penstock keys add NAME --admin")
-DECODERS = 2  # threads that decode pictures
+DECODERS = 2  # threads that decode pictures and large bodies
+LARGE = 131_072  # bytes of a body that is decoded in a thread
+RETRY = 1  # seconds after which a refused request may try again
+FLUSH = 0.25  # seconds between writes of what was counted
 
 Protocol = Literal["plain", "v2"]
 Headers = Iterable[tuple[bytes, bytes]]
@@ -135,9 +138,9 @@ class Predictor:
         self.log: Requests | None = None
         self.keys = None if view.keys is None else Keys(Path(view.keys), CLIENT)
         self.draining = False
+        self._large = 0
         self._loop = asyncio.get_running_loop()
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="penstock-decode")
-        self._counters: dict[tuple[str, ...], Any] = {}
 
     async def open(self) -> None:
         """Load the models, and open the log.
@@ -148,15 +151,22 @@ class Predictor:
         await self.registry.open()
         counters = {name: self.metrics.records.labels(name) for name in ("written", "dropped")}
         self.log = open_requests(self.view.requests, lambda outcome, count: counters[outcome].inc(count))
-        self._watching = asyncio.create_task(self.registry.watch())
+        self._tasks = [asyncio.create_task(self.registry.watch()), asyncio.create_task(self._flushed())]
+
+    async def _flushed(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH)
+            self.metrics.flush()
 
     async def close(self) -> None:
         """Write what is to be logged."""
-        self._watching.cancel()
+        for task in self._tasks:
+            task.cancel()
         self.registry.close()
         self._decoders.shutdown(wait=False)
         if self.log is not None:
             await asyncio.to_thread(self.log.close)
+        self.metrics.flush()
 
     def ready(self) -> bool:
         """Whether a request would be likely to be answered."""
@@ -203,7 +213,7 @@ class Predictor:
         try:
             model = self.registry.model(call.route.model)
             lane = model.lane(call.route.version)
-            if lane.artefact.heavy:
+            if lane.artefact.heavy or len(call.content) > LARGE:
                 self._take_slowly(call, model, lane)
             else:
                 self._submit(call, model, lane, *_decoded(lane, call))
@@ -213,6 +223,17 @@ class Predictor:
             self._defect(call, error)
 
     def _take_slowly(self, call: Call, model: Model, lane: Lane) -> None:
+        """Decode in a thread: pictures, and bodies that would keep the loop from all others."""
+        if self._large >= self.view.limits.large_requests:
+            raise Refusal(503, "queue", "too many large requests are under way; try again", after=RETRY)
+        self._large += 1
+        answered = call.done
+
+        def answer(response: Response) -> None:
+            self._large -= 1
+            answered(response)
+
+        call.done = answer
         future = self._loop.run_in_executor(self._decoders, _decoded, lane, call)
 
         def finished(done: asyncio.Future[tuple[InferRequest | None, Work]]) -> None:
@@ -235,8 +256,13 @@ class Predictor:
                     raise outputs
                 response = _answered(call, lane, asked, outputs)
                 self._count(call, response.status)
-                self._counter("rows", model.name, lane.version).inc(len(work))
-            except Refusal as refusal:
+                self.metrics.sum("rows", model.name, lane.version).inc(len(work))
+            except Refusal as told:
+                refusal, fault = told, None
+                if refusal.reason == "not_finite":
+                    fault = lane.artefact.beyond(work)
+                if fault is not None:
+                    refusal = Refusal.of_faults([fault])
                 status = refusal.reason
                 response = self._refused(call, refusal)
             call.done(response)
@@ -267,24 +293,17 @@ class Predictor:
 
     # --- counting -----------------------------------------------------------------------------------
 
-    def _counter(self, name: str, *labels: str) -> Any:
-        """A metric with its labels: looked up once, as that costs more than to count."""
-        found = self._counters.get((name, *labels))
-        if found is None:
-            found = self._counters[name, *labels] = getattr(self.metrics, name).labels(*labels)
-        return found
-
     def _count(self, call: Call, status: int) -> None:
         route = call.route
         # A model that does not exist is no label: anyone could make up as many as they like.
         name = route.model if route.model in self.registry.models else "none"
-        self._counter("requests", name, route.protocol, str(status)).inc()
-        self._counter("seconds", name).observe(time.perf_counter() - call.began)
+        self.metrics.sum("requests", name, route.protocol, str(status)).inc()
+        self.metrics.spread("seconds", name).observe(time.perf_counter() - call.began)
 
     def _refused(self, call: Call, refusal: Refusal) -> Response:
         self._count(call, refusal.status)
         name = call.route.model if call.route.model in self.registry.models else "none"
-        self._counter("refusals", name, refusal.reason).inc()
+        self.metrics.sum("refusals", name, refusal.reason).inc()
         body = orjson.dumps(refusal.content())
         return Response(refusal.status, body, call.request, after=refusal.after)
 

@@ -17,7 +17,6 @@ from typing import Literal
 from penstock.artifact.manifest import MANIFEST
 from penstock.config.serving import Serve, ServedModel
 from penstock.console import say
-from penstock.errors import PenstockError
 from penstock.serving.artefacts import Artefact, Rules, open_artefact
 from penstock.serving.batching import Batcher, Told
 from penstock.serving.declared import served_models
@@ -145,8 +144,8 @@ class Registry:
         return Lane(artefact, Batcher(artefact, batching, self.view.limits, self._told(name)))
 
     def _told(self, name: str) -> Told:
-        run_seconds = self.metrics.run_seconds.labels(name)
-        batch_rows, queued = self.metrics.batch_rows.labels(name), self.metrics.queued.labels(name)
+        run_seconds = self.metrics.spread("run_seconds", name)
+        batch_rows, queued = self.metrics.spread("batch_rows", name), self.metrics.queued.labels(name)
         last = 0
 
         def run(rows: int, seconds: float) -> None:
@@ -198,12 +197,12 @@ class Registry:
             model.stamp = _stamp(folder)
             try:
                 lane = await self._lane(name, folder, model.declared)
-            except PenstockError as error:
+            except Exception as error:  # whatever it is, what is loaded goes on
                 model.tries += 1
                 if model.tries in {1, RETRIES}:
                     say(f"serve: {name}: version {before} goes on, as the new one cannot be loaded: {error}")
                 self.metrics.reloads.labels(name, "failed").inc()
-                return Reloaded(name, "failed", before, before, error.message)
+                return Reloaded(name, "failed", before, before, str(getattr(error, "message", error)))
             model.tries = 0
             if lane.version == before:
                 return Reloaded(name, "same", before, before)
