@@ -37,10 +37,13 @@ RUN python -m pip uninstall --yes --quiet pip setuptools wheel \
 COPY --from=build /opt/penstock /opt/penstock
 COPY --from=build /build/sbom.cdx.json /usr/share/penstock/sbom.cdx.json
 COPY --from=build /build/health.py /usr/share/penstock/health.py
+# The public key that artefacts must be signed by, where the repository has one.
+COPY conf/deploy/*.pub /usr/share/penstock/
 ENV PATH=/opt/penstock/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     PYTHONSAFEPATH=1 \
+    PENSTOCK_PUBLIC_KEY=/usr/share/penstock/release.pub \
     MALLOC_ARENA_MAX=2
 WORKDIR /srv
 # Artefacts are mounted at /srv/models, settings at /srv/conf, keys at /run/secrets; all may be read-only. Whoever runs the
