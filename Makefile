@@ -76,6 +76,7 @@ bench: env  ## Measure the claims of the README side by side.
 	python benchmarks/lake.py
 	python benchmarks/loads.py
 	python benchmarks/predictor_image.py
+	python benchmarks/serve.py
 
 LOCKING := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 

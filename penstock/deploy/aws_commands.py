@@ -85,8 +85,8 @@ def plan(name: Name = "aws", overrides: Overrides = None, infrastructure: Infras
 @aws.command()
 def apply(name: Name = "aws", overrides: Overrides = None, infrastructure: Infrastructure = True) -> None:
     """Make the infrastructure, and bring the artefact out: as champion if there is none, else into the shadow."""
+    from penstock.deploy.aws_infrastructure import existing, left_lock, state_bucket
     from penstock.deploy.aws_infrastructure import infrastructure as declared
-    from penstock.deploy.aws_infrastructure import state_bucket
 
     view = _declared(name, overrides)
     with _release(view) as release:
@@ -95,7 +95,10 @@ def apply(name: Name = "aws", overrides: Overrides = None, infrastructure: Infra
             state_bucket(view, release.clients.s3)
             terraform = declared(view, ROOT)
             terraform.prepare()
-            terraform.apply()
+            if terraform.killed() and (lock := left_lock(view, release.clients.s3)):
+                say("the last change was cut off; its lock is taken away, and what it had made is taken over")
+                terraform.unlock(lock)
+            terraform.apply(existing(release.names))
         release.apply(ROOT)
         _told(release)
 

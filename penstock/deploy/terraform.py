@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from penstock.storage import write_text
 
 __all__ = ["Terraform"]
 
+WAIT = "-lock-timeout=10m"  # for somebody else's change
 NOTHING, CHANGES = 0, 2  # exit codes of `plan -detailed-exitcode`
 
 
@@ -36,6 +37,7 @@ class Terraform:
         self.work = work.resolve()
         self.values = values
         self.backend = backend
+        self._marker = self.work / "applying"
 
     @property
     def state(self) -> Path:
@@ -43,7 +45,7 @@ class Terraform:
         return self.work / "terraform.tfstate"
 
     def _run(
-        self, *arguments: str, capture: bool = False, ends: tuple[int, ...] = (0,)
+        self, *arguments: str, capture: bool = False, ends: tuple[int, ...] = (0,), marked: bool = False
     ) -> subprocess.CompletedProcess[str]:
         program = shutil.which("terraform")
         if program is None:
@@ -59,21 +61,40 @@ class Terraform:
         }
         plain = [] if sys.stdout.isatty() else ["-no-color"]
         verb, *rest = arguments
-        done = subprocess.run(
+        pipe = subprocess.PIPE if capture else None
+        with subprocess.Popen(
             [program, f"-chdir={self.work / 'source'}", verb, *plain, *rest],
             env=environment,
             text=True,
-            check=False,
-            stdout=subprocess.PIPE if capture else None,
-            stderr=subprocess.PIPE if capture else None,
-        )
-        if done.returncode not in ends:
-            told = f": {(done.stderr or '').strip()[-1500:]}" if capture else ", see above"
+            stdout=pipe,
+            stderr=pipe,
+        ) as process:
+            if marked:
+                write_text(self._marker, str(process.pid))
+            out, err = process.communicate()
+        if marked:
+            self._marker.unlink()  # it has ended by itself, well or not, and its state is written
+        if process.returncode not in ends:
+            told = f": {(err or '').strip()[-1500:]}" if capture else ", see above"
             raise PenstockError(
-                f"terraform {arguments[0]} ended with {done.returncode}{told}",
+                f"terraform {verb} ended with {process.returncode}{told}",
                 hint="the same command goes on from where it ended",
             )
-        return done
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def killed(self) -> bool:
+        """Whether the last change was cut off: what it had made last may be there without the state's knowing."""
+        if not self._marker.is_file():
+            return False
+        try:
+            os.kill(int(self._marker.read_text(encoding="utf-8")), 0)
+        except (ProcessLookupError, ValueError):
+            return True
+        return False  # it runs, and holds the lock, which is waited for
+
+    def unlock(self, lock: str) -> None:
+        """Take away the lock of a change that was cut off."""
+        self._run("force-unlock", "-force", lock, capture=True)
 
     def prepare(self) -> None:
         """Copy what is declared, write the values, and find the provider.
@@ -111,9 +132,26 @@ class Terraform:
         path.unlink()
         return found
 
-    def apply(self) -> None:
-        """Make it so."""
-        self._run("apply", "-auto-approve")
+    def apply(self, existing: Callable[[str, dict[str, Any]], str | None] | None = None) -> None:
+        """Make it so.
+
+        Args:
+            existing: Of a kind of resource and its planned values, by which identity it is there; None if it is not. Asked after a
+                change was cut off: what it had made is then taken into the state, rather than made again and found to be there.
+        """
+        adopted = self.work / "source" / "adopted.tf"
+        if existing is not None and self.killed():
+            blocks = []
+            for item in self.planned()["resource_changes"]:
+                if item["change"]["actions"] == ["create"]:
+                    identity = existing(item["type"], item["change"]["after"])
+                    if identity is not None:
+                        blocks.append(
+                            f"import {{\n  to = {item['address']}\n  id = {json.dumps(identity)}\n}}\n"
+                        )
+            write_text(adopted, "".join(blocks))
+        self._run("apply", "-auto-approve", WAIT, marked=True)
+        adopted.unlink(missing_ok=True)
 
     def destroy(self, **values: Any) -> None:
         """Take it all away.
@@ -123,8 +161,8 @@ class Terraform:
         """
         if values:
             self._write_values({**self.values, **values})
-            self._run("apply", "-auto-approve")
-        self._run("destroy", "-auto-approve")
+            self._run("apply", "-auto-approve", WAIT)
+        self._run("destroy", "-auto-approve", WAIT)
 
     def outputs(self) -> dict[str, Any]:
         """What it tells of what it made."""

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,9 +18,10 @@ from penstock.artifact.signature import make_key, sign
 from penstock.config.deploying.aws import Aws
 from penstock.deploy.aws_infrastructure import infrastructure
 from penstock.deploy.aws_release import connected
-from tests.servers.aws import REGION, aws_server, credentials, terraform_settings
+from tests.servers.aws import REGION, ask, aws_server, credentials, terraform_settings
 
 REPOSITORY = Path(__file__).parents[3]
+SOME = 30  # requests that change something, of about 60
 ACCOUNT = "123456789012"
 DECLARED: dict[str, Any] = {
     "name": "churn",
@@ -69,7 +71,7 @@ def cloud(root: Path) -> Iterator[str]:
 def started(root: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "penstock.cli", "deploy", "aws", *arguments],
-        cwd=root, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=root, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
@@ -85,7 +87,13 @@ def deploy(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def begun(root: Path, cloud: str) -> Iterator[subprocess.Popen[str]]:
-    """`apply`, from nothing. The provider waits for a minute until S3 is sure of its lifecycle rules: tests of the plan go first."""
+    """`apply`, after one that was killed with Terraform and all when it had made some of it, before the state knew.
+
+    The provider waits for a minute until S3 is sure of its lifecycle rules: tests of the plan go first.
+    """
+    with started(root, "apply") as killed:
+        ask(cloud, "kill", pid=-killed.pid, at=SOME, before=False)  # the whole group
+        assert killed.wait(120) == -signal.SIGKILL
     with started(root, "apply") as process:
         yield process
         process.kill()
@@ -301,6 +309,13 @@ def test_the_schedule_starts_retraining(first: object, view: Aws) -> None:
     (found,) = boto3.client("codebuild", region_name=REGION).batch_get_projects(names=[project])["projects"]
     assert found["source"]["buildspec"] == "deploy/aws/retraining.yaml"
     assert (REPOSITORY / found["source"]["buildspec"]).is_file()
+
+
+def test_what_a_killed_run_had_made_was_taken_over(first: subprocess.CompletedProcess[str]) -> None:
+    assert "its lock is taken away" in first.stderr
+    taken = re.search(r"Apply complete! Resources: (\d+) imported, (\d+) added", first.stdout)
+    assert taken is not None
+    assert int(taken[1]) >= 5  # roles, registries, log groups, the bucket, …
 
 
 def test_from_nothing_to_nothing(first: subprocess.CompletedProcess[str], root: Path, view: Aws) -> None:
