@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnx
+import polars as pl
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from penstock.artifact.graph import ML, ML_OPSET, OPSET, Graph
+from penstock.artifact.recommender_manifest import Tensor
 from penstock.recommend.model import ABSENT, BECAUSE_UNIT, Recommender
 
-__all__ = ["to_onnx"]
+__all__ = ["INPUTS", "OUTPUTS", "items_json", "to_onnx"]
+
+INPUTS = (
+    Tensor(name="items", element="int64", shape=("batch", "history")),
+    Tensor(name="exclude", element="int64", shape=("batch", "excluded")),
+    Tensor(name="k", element="int64", shape=()),
+    Tensor(name="diversity", element="float", shape=()),
+)
+# An output may not have the name of an input.
+OUTPUTS = (
+    Tensor(name="recommended", element="int64", shape=("batch", "k")),
+    Tensor(name="scores", element="float", shape=("batch", "k")),
+    Tensor(name="because", element="int64", shape=("batch", "k")),
+)
 
 UNAVAILABLE = -1e9  # of a candidate without a score, in the re-ranking: behind all others, before those taken
 
@@ -18,19 +35,14 @@ UNAVAILABLE = -1e9  # of a candidate without a score, in the re-ranking: behind 
 def to_onnx(model: Recommender, name: str) -> bytes:
     """Write the graph.
 
-    Inputs: items int64 (batch, history), exclude int64 (batch, excluded), k int64 (), diversity float32 ().
-    Outputs: recommended int64 (batch, k), scores float32 (batch, k), because int64 (batch, k). An output may not
-    have the name of an input.
+    It takes ``INPUTS`` and gives ``OUTPUTS``.
 
     Args:
         model: What is written.
         name: Of the graph.
     """
     graph = Graph()
-    items = graph.input("items", "int64", ("batch", "history"))
-    exclude = graph.input("exclude", "int64", ("batch", "excluded"))
-    wanted = graph.input("k", "int64", ())
-    diversity = graph.input("diversity", "float", ())
+    items, exclude, wanted, diversity = (graph.input(one.name, one.element, one.shape) for one in INPUTS)
     writer = _Writer(graph, model)
     places, valid, latest = writer.history(items)
     voters, votes = writer.voters(places, valid)
@@ -38,15 +50,31 @@ def to_onnx(model: Recommender, name: str) -> bytes:
     masked = writer.masked(scores, latest, exclude)
     count = graph.add("Min", wanted, writer.whole(len(model.ids)))
     chosen, best = writer.chosen(masked, wanted, count, diversity)
-    for tensor, output, element in zip(
-        writer.answers(chosen, best, voices, voters, wanted),
-        ("recommended", "scores", "because"),
-        ("int64", "float", "int64"),
-        strict=True,
-    ):
-        graph.output(tensor, output, element, ("batch", "k"))
+    for tensor, output in zip(writer.answers(chosen, best, voices, voters, wanted), OUTPUTS, strict=True):
+        graph.output(tensor, output.name, output.element, output.shape)
     written: bytes = graph.model(name, {"": OPSET, ML: ML_OPSET}).SerializeToString(deterministic=True)
     return written
+
+
+def items_json(weights: pl.DataFrame, interactions: pl.DataFrame) -> bytes:
+    """What is known of each item, column by column.
+
+    Args:
+        weights: Columns id and count, in the order of the model.
+        interactions: Of which the first row of an item that has a title, genres or a year tells it.
+    """
+    told = (
+        interactions.group_by("item", maintain_order=True)
+        .agg(pl.col(name).drop_nulls().first() for name in ("key", "title", "genres", "year"))
+        .rename({"item": "id"})
+    )
+    known = weights.join(told, on="id", how="left", maintain_order="left").with_columns(
+        title=pl.coalesce("title", "key", pl.col("id").cast(pl.String)),
+        genres=pl.col("genres").fill_null([]),
+    )
+    columns = {name: known[name].to_list() for name in ("id", "key", "title", "genres", "year")}
+    columns["popularity"] = known["count"].to_list()
+    return (json.dumps(columns, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
 
 
 class _Writer:

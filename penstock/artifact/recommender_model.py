@@ -124,6 +124,18 @@ class RecommenderModel:
         ]
         return Recommendations(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
+    def within_limits(self, history: Ids) -> tuple[Ids, Ids]:
+        """A history of any length as one that may be asked, and what is to be excluded with it.
+
+        More than the last of a history have no vote; all of it is still not to be returned.
+
+        Returns:
+            The end of the history, and the ids before it, as many as may be excluded.
+        """
+        limits = self.manifest.limits
+        at = max(0, len(history) - limits.history)
+        return history[at:], history[max(0, at - limits.exclude) : at]
+
     def run_arrays(
         self, arrays: Mapping[str, NDArray[Any]]
     ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
