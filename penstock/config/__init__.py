@@ -348,6 +348,14 @@ def load_view(view: type[AnyView], dataset: str, path: Path = PARAMS) -> AnyView
             hint="this stage is for another kind",
         )
     chosen = {name: getattr(whole, name) for name in fields}
+    for name, value in chosen.items():
+        # Kinds share names of groups: `prepare` of a picture is not that of a table.
+        wanted = view.model_fields[name].annotation
+        if isinstance(wanted, type) and issubclass(wanted, View) and not isinstance(value, wanted):
+            raise PenstockError(
+                f"{path}: {dataset} is {IN_WORDS[type(whole)]}, and its {name!r} is not what this stage takes",
+                hint="this stage is for another kind",
+            )
     if "seed" in view.model_fields:
         if "seed" not in raw:
             raise PenstockError(f"{path}: seed: missing", hint="set it in conf/config.yaml")

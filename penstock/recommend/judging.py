@@ -113,9 +113,7 @@ def in_titles(examples: Sequence[Mapping[str, Any]], named: Mapping[int, str]) -
     def told(ids: Sequence[int]) -> list[str | None]:
         return [None if id_ < 0 else named.get(id_, str(id_)) for id_ in ids]
 
-    return [
-        {name: value if name == "user" else told(value) for name, value in one.items()} for one in examples
-    ]
+    return [{name: told(ids) for name, ids in one.items()} for one in examples]
 
 
 def known(frame: pl.DataFrame) -> Known:
@@ -281,14 +279,16 @@ def _trade(
 def _examples(
     people: Asked, lists: Lists, because: Lists, judged: Hits, scoring: InteractionScoring
 ) -> list[dict[str, Any]]:
-    """Users evenly over all, in their order; half of them, where there are any, with a hit in their list."""
+    """Users evenly over all, in their order; half of them, where there are any, with a hit in their list.
+
+    Without their names: a page goes further than the data may.
+    """
     hit = np.flatnonzero(judged.found[:, : scoring.k].any(axis=1))
     missed = np.setdiff1d(np.arange(len(people.users)), hit)
     half = scoring.examples // 2
     rows = np.sort(np.concatenate([_evenly(hit, half), _evenly(missed, scoring.examples - half)]))
     return [
         {
-            "user": people.users[row],
             "past": people.pasts[row][-5:].tolist(),
             "wanted": people.wanted[row].tolist()[:5],
             "items": lists[row].tolist(),

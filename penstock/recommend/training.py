@@ -191,9 +191,11 @@ def likeness(past: Histories, genres: Sequence[Sequence[str]], train: Interactio
     """
     taken = past.matrix()
     rank = min(train.factors, min(taken.shape) - 1)
-    start = np.random.default_rng(seed).standard_normal(min(taken.shape))
-    _, strength, right = svds(taken, k=rank, v0=start, which="LM")
-    together = _unit(right.T * strength)
+    together = np.zeros((past.items, 1))
+    if rank > 0:
+        start = np.random.default_rng(seed).standard_normal(min(taken.shape))
+        _, strength, right = svds(taken, k=rank, v0=start, which="LM")
+        together = _unit(right.T * strength)
     named = sorted({genre for of_item in genres for genre in of_item})
     if not named or train.genre_weight == 0:
         return together.astype(np.float16).astype(np.float32)

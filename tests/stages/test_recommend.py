@@ -206,8 +206,10 @@ def test_a_file_that_does_not_answer_as_the_arrays_is_not_put_in_place(project, 
 
 
 def test_stages_of_other_kinds_are_not_for_interactions(project):
-    from stages import features
+    from stages import features, prepare
 
     project()
-    with pytest.raises(PenstockError, match="films is a set of interactions, and has no"):
+    with pytest.raises(PenstockError, match="films is a set of interactions, and has no 'derive'"):
         features.main("films")
+    with pytest.raises(PenstockError, match="films is a set of interactions, and its 'task' is not"):
+        prepare.main("films")
