@@ -156,6 +156,16 @@ def test_a_request_beyond_the_limits_is_refused(artefact, asked, words):
         artefact.recommend(**({"histories": [[1]]} | asked))
 
 
+def test_a_history_of_any_length_can_be_made_one_that_may_be_asked(artefact):
+    long = [*range(10_000, 10_045), *MODEL.ids.tolist()[:30]]
+    history, exclude = artefact.within_limits(long)
+    assert (len(history), len(exclude)) == (50, 25)
+    found = artefact.recommend([history], exclude=[exclude], k=10)
+    np.testing.assert_array_equal(found.items, MODEL.recommend(long, k=10).items)
+    assert artefact.within_limits([1, 2]) == ([1, 2], [])
+    assert len(artefact.within_limits(range(200))[1]) == 60
+
+
 def test_nobody_asks_and_nothing_comes_back(artefact):
     assert artefact.recommend([], k=3).items.shape == (0, 3)
 
