@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from penstock.console import USER_ERROR, fail, progress, say
+from penstock.deploy.commands import deploy
 from penstock.errors import PenstockError
 from penstock.loading.commands import ingest
 from penstock.stream.commands import stream
@@ -25,6 +26,7 @@ app = typer.Typer(
 
 app.add_typer(ingest, name="ingest")
 app.add_typer(stream, name="stream")
+app.add_typer(deploy, name="deploy")
 
 
 @app.command()
