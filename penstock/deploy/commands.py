@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from penstock.deploy.aws_commands import aws
 from penstock.deploy.azure_commands import azure
 
 __all__ = ["deploy"]
@@ -11,4 +12,5 @@ __all__ = ["deploy"]
 deploy = typer.Typer(
     no_args_is_help=True, help="Artefacts to the clouds: plan, apply, promote, roll back, status, destroy."
 )
+deploy.add_typer(aws, name="aws")
 deploy.add_typer(azure, name="azure")
