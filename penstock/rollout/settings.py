@@ -22,7 +22,9 @@ __all__ = [
     "promoted",
     "resumed",
     "rolled_back",
+    "rolled_on",
     "set_to",
+    "with_resting",
     "without",
 ]
 
@@ -312,3 +314,22 @@ def paused(settings: Settings) -> Settings:
 def resumed(settings: Settings) -> Settings:
     """As before the pause."""
     return _next(settings, is_paused=False)
+
+
+def with_resting(settings: Settings, resting: tuple[str, ...]) -> Settings:
+    """Some replicas out of rotation, all others in it."""
+    return _next(settings, resting=resting)
+
+
+def rolled_on(settings: Settings) -> Settings:
+    """The resting replica answers with the new artefact; after the last one, the arm has it, and the roll is over."""
+    strategy = settings.plan.strategy
+    assert isinstance(strategy, Rolling)
+    arm = settings.plan.arms[strategy.champion]
+    if settings.step + 1 < arm.replicas:
+        return _next(settings, step=settings.step + 1, resting=())
+    arms = {**settings.plan.arms, strategy.champion: arm.model_copy(update={"artifact": strategy.artifact})}
+    plan = settings.plan.model_copy(
+        update={"arms": arms, "strategy": Single(kind="single", champion=strategy.champion)}
+    )
+    return _anew(settings, plan, previous=settings.plan)

@@ -6,13 +6,42 @@ from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field
 
-from penstock.rollout.state import Attribution, Exposure, StateError, Store
+from penstock.rollout.state import Attribution, Exposure, Store
 
-__all__ = ["BOUNDS", "Tally", "quantile"]
+__all__ = ["BOUNDS", "Batch", "Tally", "quantile"]
 
 # Upper ends in seconds of the buckets of latency, each a fifth above the one before: 0.2 ms to about 20 s.
 BOUNDS = tuple(0.0002 * 1.2**at for at in range(64))
 MOST = 200_000  # attributions, and users, that may wait for the state
+
+
+@dataclass
+class Batch:
+    """What is on its way to the state."""
+
+    counts: dict[tuple[str, str, str], float]
+    attributions: deque[Attribution]
+    exposures: dict[Exposure, None]
+
+    def write(self, store: Store, *, enters: bool) -> None:
+        """Write it; what is written is in it no more.
+
+        Args:
+            store: The state.
+            enters: Users count in the KPI before any outcome of theirs has come.
+
+        Raises:
+            StateError: The state cannot be reached.
+        """
+        if self.attributions:
+            store.attribute(self.attributions)
+            self.attributions = deque()
+        if self.exposures:
+            store.expose(self.exposures, enters=enters)
+            self.exposures = {}
+        if self.counts:
+            store.add(self.counts)
+            self.counts = {}
 
 
 @dataclass
@@ -55,43 +84,21 @@ class Tally:
         if len(self.exposures) < MOST:
             self.exposures[one] = None
 
-    def hand_over(self, store: Store, *, enters: bool) -> None:
-        """Write all of it; what cannot be written now is kept for later. For the state's thread.
+    def take(self) -> Batch:
+        """All of it, for the state's thread to write; what it could not is brought back by ``keep``. For the loop's thread."""
+        batch = Batch(self.counts, self.attributions, self.exposures)
+        self.counts, self.attributions, self.exposures = {}, deque(), {}
+        return batch
 
-        Raises:
-            StateError: The state cannot be reached.
-        """
-        # Taken out in one step each, between which the loop's thread may add again.
-        counts, self.counts = self.counts, {}
-        attributions, self.attributions = self.attributions, deque()
-        exposures, self.exposures = self.exposures, {}
-        try:
-            if attributions:
-                store.attribute(attributions)
-                attributions = deque()
-            if exposures:
-                store.expose(exposures, enters=enters)
-                exposures = {}
-            if counts:
-                store.add(counts)
-                counts = {}
-        except StateError:
-            self._keep(counts, attributions, exposures)
-            raise
-
-    def _keep(
-        self,
-        counts: dict[tuple[str, str, str], float],
-        attributions: deque[Attribution],
-        exposures: dict[Exposure, None],
-    ) -> None:
-        for (stage, arm, name), value in counts.items():
+    def keep(self, batch: Batch) -> None:
+        """Take back what could not be written."""
+        for (stage, arm, name), value in batch.counts.items():
             self.add(stage, arm, name, value)
-        self.attributions.extendleft(reversed(attributions))
+        self.attributions.extendleft(reversed(batch.attributions))
         while len(self.attributions) > MOST:
             self.attributions.popleft()
             self.lost += 1
-        for one in exposures:
+        for one in batch.exposures:
             self.expose(one)
 
 

@@ -37,7 +37,7 @@ class Router(View):
     """What clients speak to."""
 
     host: str = "127.0.0.1"
-    port: Port = 8500
+    port: Port = 8600
     workers: Count = 1  # processes
     keys: str | None = None  # a file of operators' keys, hashed: `penstock rollout keys`; None on 127.0.0.1 only
     flags: str | None = None  # a file of feature flags, in flagd's format
@@ -142,7 +142,7 @@ class Rollout(View):
     guardrails: Guardrails = Guardrails()
     router: Router = Router()
     state: State = SqliteState(kind="sqlite")
-    ports: Annotated[int, Field(ge=1024, le=60000)] = 8510  # predictors': the first; sixteen for each arm
+    ports: Annotated[int, Field(ge=1024, le=60000)] = 8610  # predictors': the first; sixteen for each arm
     outcomes: Duration = timedelta(days=1)  # how long an outcome may come after its request
     attributions: Count = 1_000_000  # requests that wait for an outcome, at most
     users: Count = 1_000_000  # of a test, at most; beyond, it says so and counts no more of them
