@@ -18,6 +18,7 @@ from penstock.rollout.settings import Settings
 
 __all__ = ["Decision", "Policy", "RefusedError", "as_policy", "decide"]
 
+
 class RefusedError(Exception):
     """The request says not whose it is, and the strategy wants to know."""
 

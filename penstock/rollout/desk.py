@@ -107,7 +107,9 @@ class Desk:
     def _check(self, settings: Settings, plan: Plan) -> None:
         if plan == settings.plan:
             raise PenstockError("that is what is in force", hint="nothing was changed")
-        Rollout.model_validate(self.view.model_dump() | plan.model_dump())  # what the router's pace must allow
+        Rollout.model_validate(
+            self.view.model_dump() | plan.model_dump()
+        )  # what the router's pace must allow
         check_artifacts(plan, self.root)
         if self.view.router.flags is not None:
             from penstock.rollout.flags import checked, read
@@ -158,7 +160,9 @@ class Desk:
 
         def change(settings: Settings) -> Settings:
             if arm not in settings.plan.arms:
-                raise PenstockError(f"there is no arm {arm}", hint=f"there are: {', '.join(settings.plan.arms)}")
+                raise PenstockError(
+                    f"there is no arm {arm}", hint=f"there are: {', '.join(settings.plan.arms)}"
+                )
             return rules.without(settings, arm, why)
 
         return self._changed(change, Intent(who, "stop", why or "asked for"))
@@ -172,7 +176,9 @@ class Desk:
         from penstock.rollout.flags import switched
 
         if self.view.router.flags is None:
-            raise PenstockError("router.flags: no file of flags is declared", hint="name one in conf/rollout/")
+            raise PenstockError(
+                "router.flags: no file of flags is declared", hint="name one in conf/rollout/"
+            )
         before, after = switched(self.root / self.view.router.flags, name, variant)
         return self.store.note(Intent(who, f"flag {name}", why or "asked for"), before, after)
 
@@ -185,7 +191,9 @@ class Desk:
             except ConflictError:
                 continue  # judged anew on what is in force now
             return after
-        raise PenstockError("somebody else changes the settings at the same time", hint="look at them, and try again")
+        raise PenstockError(
+            "somebody else changes the settings at the same time", hint="look at them, and try again"
+        )
 
     def seen(self, version: int, within: float = SEEN_WITHIN) -> list[str]:
         """Wait until all routers have a version; those that have not in time."""

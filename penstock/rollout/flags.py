@@ -136,10 +136,14 @@ class Flags:
             key: Whose request it is.
             attributes: That targeting may ask for.
         """
-        chosen = self.client.get_string_value(ROUTE, "strategy", EvaluationContext(key, dict(attributes or {})))
+        chosen = self.client.get_string_value(
+            ROUTE, "strategy", EvaluationContext(key, dict(attributes or {}))
+        )
         return None if chosen == "strategy" else chosen
 
-    def is_on(self, name: str, key: str, *, default: bool, attributes: Mapping[str, Any] | None = None) -> bool:
+    def is_on(
+        self, name: str, key: str, *, default: bool, attributes: Mapping[str, Any] | None = None
+    ) -> bool:
         """Whether a code path is open to somebody."""
         return self.client.get_boolean_value(name, default, EvaluationContext(key, dict(attributes or {})))
 
@@ -223,7 +227,9 @@ def _rule_checked(rule: Any, variants: set[str]) -> str | None:
             return f"targeting: there is no operator {operator}"
         if operator == "fractional":
             shares = [part for part in arguments if isinstance(part, list)]
-            strange = [part[0] for part in shares if part and isinstance(part[0], str) and part[0] not in variants]
+            strange = [
+                part[0] for part in shares if part and isinstance(part[0], str) and part[0] not in variants
+            ]
             if strange:
                 return f"targeting: fractional: {strange[0]} is none of its variants"
         if (found := _rule_checked(arguments, variants)) is not None:
@@ -245,7 +251,9 @@ def switched(path: Path, name: str, variant: str) -> tuple[Any, Any]:
     found = read(path)
     flags = found["flags"]
     if name not in flags:
-        raise PenstockError(f"{path}: there is no flag {name}", hint=f"there are: {', '.join(flags) or 'none'}")
+        raise PenstockError(
+            f"{path}: there is no flag {name}", hint=f"there are: {', '.join(flags) or 'none'}"
+        )
     before = json.loads(json.dumps(flags[name]))
     if variant in flags[name]["variants"]:
         flags[name]["defaultVariant"] = variant

@@ -109,9 +109,7 @@ class Fleet:
         fit = [replica for replica in replicas if not replica.rests and replica.until <= now]
         fit = fit or [replica for replica in replicas if not replica.rests] or replicas
         self._turn += 1
-        return min(
-            fit, key=lambda replica: (replica.pool.busy, (replica.index - self._turn) % len(replicas))
-        )
+        return min(fit, key=lambda replica: (replica.pool.busy, (replica.index - self._turn) % len(replicas)))
 
     def unreachable(self, replica: Replica) -> None:
         """Leave one alone for a moment."""

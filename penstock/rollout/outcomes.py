@@ -72,7 +72,9 @@ class Outcomes:
             kpi = self.shared.settings.plan.kpi
             taken, repeated, unknown = await self.shared.written(lambda store: _taken(store, kpi, outcomes))
         except StateError:
-            return 503, {"error": "the state does not answer; nothing of this message is lost if you post it again"}
+            return 503, {
+                "error": "the state does not answer; nothing of this message is lost if you post it again"
+            }
         if self.records is not None:
             for outcome in taken:
                 self.records.put_truth(outcome)
@@ -86,8 +88,17 @@ def _wrong(outcome: Outcome, kpi: Kpi | None) -> str | None:
     if outcome.reward is not None and not math.isfinite(outcome.reward):
         return "reward is no number"
     if kpi is not None and kpi.source == "reward" and kpi.kind == "proportion" and outcome.reward is not None:
-        return None if float(outcome.reward) in (0.0, 1.0) else f"reward {outcome.reward} of a proportion is 0 or 1"
-    if kpi is not None and kpi.source == "squared_error" and kpi.positive is None and outcome.truth is not None:
+        return (
+            None
+            if float(outcome.reward) in (0.0, 1.0)
+            else f"reward {outcome.reward} of a proportion is 0 or 1"
+        )
+    if (
+        kpi is not None
+        and kpi.source == "squared_error"
+        and kpi.positive is None
+        and outcome.truth is not None
+    ):
         try:
             float(outcome.truth)
         except ValueError:
@@ -95,9 +106,7 @@ def _wrong(outcome: Outcome, kpi: Kpi | None) -> str | None:
     return None
 
 
-def _taken(
-    store: Store, kpi: Kpi | None, outcomes: list[Outcome]
-) -> tuple[list[Outcome], int, list[str]]:
+def _taken(store: Store, kpi: Kpi | None, outcomes: list[Outcome]) -> tuple[list[Outcome], int, list[str]]:
     taken, repeated, unknown = [], 0, []
     for outcome in outcomes:
         attributed = store.attributed(outcome.request)
@@ -134,7 +143,5 @@ def rewards(kpi: Kpi | None, attributed: list[Attribution], outcome: Outcome) ->
             value = None
         if value is not None:
             entered = kpi.absent == "zero"
-            found.append(
-                Reward(one.stage, one.arm, one.unit, value, reward_mode(kpi), entered, one.context)
-            )
+            found.append(Reward(one.stage, one.arm, one.unit, value, reward_mode(kpi), entered, one.context))
     return found

@@ -64,8 +64,8 @@ def resident(pid: int) -> int:
         one = several.pop()
         with contextlib.suppress(OSError, ValueError, IndexError):
             total += int(Path(f"/proc/{one}/statm").read_text(encoding="ascii").split()[1]) * PAGE
-            for task in os.listdir(f"/proc/{one}/task"):
-                text = Path(f"/proc/{one}/task/{task}/children").read_text(encoding="ascii")
+            for task in Path(f"/proc/{one}/task").iterdir():
+                text = (task / "children").read_text(encoding="ascii")
                 several += [int(child) for child in text.split()]
     return total
 
@@ -206,7 +206,10 @@ class Replicas:
             self._go_on(resting[0])
             return
         target: str | None = None
-        if isinstance(strategy, Rolling) and self.settings.step < self.settings.plan.arms[strategy.champion].replicas:
+        if (
+            isinstance(strategy, Rolling)
+            and self.settings.step < self.settings.plan.arms[strategy.champion].replicas
+        ):
             target = f"{strategy.champion}/{self.settings.step}"
         else:
             target = next(
@@ -220,7 +223,9 @@ class Replicas:
         if target is None or self.settings.is_paused:
             return
         arm = target.split("/")[0]
-        others = [replica for replica in self.running.values() if replica.arm == arm and replica.name != target]
+        others = [
+            replica for replica in self.running.values() if replica.arm == arm and replica.name != target
+        ]
         if all(replica.is_ready for replica in others):
             self._put(with_resting(self.settings, (target,)), f"rest {target}", "its artefact is replaced")
             self._drained = None
@@ -236,7 +241,9 @@ class Replicas:
             if not self._seen():
                 return
             if self._drained is None:
-                self._drained = now + 0.2  # what was under way when the routers saw it; the predictor finishes what it has
+                self._drained = (
+                    now + 0.2
+                )  # what was under way when the routers saw it; the predictor finishes what it has
             if now < self._drained:
                 return
             ended(replica.part)

@@ -10,35 +10,41 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from penstock.config.rollout import Bandit, Rollout, Shadow
+from penstock.keys import Keys, Purpose, presented
+from penstock.requests import REQUEST_ID, new_request_id
 from penstock.rollout.answers import InvalidError, outputs, rows_asked
 from penstock.rollout.decision import Decision, RefusedError, decide
-from penstock.rollout.fleet import Fleet
 from penstock.rollout.flags import Flags
+from penstock.rollout.fleet import Fleet
 from penstock.rollout.outcomes import Outcomes
-from penstock.rollout.records import Exchange, Records
+from penstock.rollout.records import Records
 from penstock.rollout.settings import Settings
 from penstock.rollout.shared import Shared
 from penstock.rollout.state import Attribution, Exposure
 from penstock.rollout.upstream import Answer, BrokenError
 
-__all__ = ["Router"]
+__all__ = ["CLIENTS", "Router"]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-LONGEST_ID = 128
+CLIENTS = Purpose("client", b"penstock-client", "penstock rollout keys add CLIENT --file …")
+LONGEST_USER = 512
+TEND = 1.0
+MOST = 1e12  # of a number that is decided by
+CARRIED = (b"x-model-version", b"inference-header-content-length", b"retry-after")
 AGAIN = 0.01  # seconds until a champion none of whose replicas could be reached is asked again
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 JSON = (b"content-type", b"application/json")
@@ -111,6 +117,7 @@ class Call:
         body: Whole.
         request: Its id.
         user: Whose it is, hashed; None if it does not say.
+        user_in_clear: The same as it came; the request log hashes it by its own key.
         began: On the monotonic clock, when it had come whole.
         head: What predictors are sent before the body.
         told: The body out of JSON, once somebody has wanted it.
@@ -121,6 +128,7 @@ class Call:
     body: bytes
     request: str
     user: str | None
+    user_in_clear: str | None
     began: float
     head: bytes
     told: Any = None
@@ -165,7 +173,7 @@ class Router:
         view: Rollout,
         shared: Shared,
         *,
-        back: Callable[[Router], App] | None = None,
+        back: App | None = None,
         records: Records | None = None,
         flags: Flags | None = None,
         registry: CollectorRegistry | None = None,
@@ -175,12 +183,13 @@ class Router:
         self.metrics = Metrics(registry or CollectorRegistry())
         self.fleet = Fleet(view.router, view.ports)
         self.outcomes = Outcomes(view, shared, records)
-        self.back: App = back(self) if back else _nowhere
+        self.back: App = back or _nowhere
+        self.keys = None if view.router.keys is None else Keys(Path(view.router.keys), CLIENTS)
         self.mirrors: dict[str, Mirror] = {}
+        self.versions: dict[str, str] = {}  # of arms, as their predictors say
         self._plain = f"/v1/models/{view.model}/predict"
         self._infer = f"/v2/models/{view.model}/infer"
         self._of_model = f"/v2/models/{view.model}"
-        self._slow: float | None = None
         self._answer_within = view.router.timeouts.answer.total_seconds()
         self._arm_within = view.router.timeouts.arm.total_seconds()
         self._hash_key = hashlib.blake2b(view.salt.encode(), digest_size=32).digest()
@@ -191,8 +200,6 @@ class Router:
     def apply(self, settings: Settings) -> None:
         """Bring what is here in line with settings."""
         self.fleet.apply(settings)
-        latency = settings.plan.guardrails.latency
-        self._slow = latency.over.total_seconds() if latency else None
         self.metrics.version.set(settings.version)
         strategy = settings.plan.strategy
         wanted = (
@@ -206,10 +213,29 @@ class Router:
         for arm in wanted - set(self.mirrors):
             assert isinstance(strategy, Shadow)
             mirror = Mirror(asyncio.Queue(strategy.queue))
-            mirror.tasks = [
-                asyncio.create_task(self._show(arm, mirror)) for _ in range(strategy.concurrency)
-            ]
+            mirror.tasks = [asyncio.create_task(self._show(arm, mirror)) for _ in range(strategy.concurrency)]
             self.mirrors[arm] = mirror
+
+    async def tend(self) -> None:
+        """Every second until cancelled: flags, which version each arm has, gauges."""
+        while True:
+            if self.flags is not None:
+                await asyncio.to_thread(self.flags.provider.look)
+            await self._ask_versions()
+            self.metrics.down.set(self.shared.is_down)
+            self.metrics.lost.set(self.shared.tally.lost + (self.records.dropped if self.records else 0))
+            await asyncio.sleep(TEND)
+
+    async def _ask_versions(self) -> None:
+        head = b"GET /v2/models/%b HTTP/1.1\r\naccept: application/json\r\n" % self.view.model.encode()
+        found = {}
+        for arm in list(self.fleet.arms):
+            with contextlib.suppress(BrokenError, TimeoutError, orjson.JSONDecodeError, AttributeError):
+                answer = await self.fleet.next(arm).pool.ask(head, b"", TEND)
+                versions = orjson.loads(answer.body).get("versions") or []
+                if versions:
+                    found[arm] = str(versions[0])
+        self.versions = found
 
     async def close(self) -> None:
         """End what runs beside requests."""
@@ -226,10 +252,19 @@ class Router:
         if scope["type"] != "http":
             return
         path, method = scope["path"], scope["method"]
+        if self.keys is not None and path.startswith(("/v1/", "/v2/models")):
+            key = presented(scope["headers"])
+            if key is None or self.keys.holder(key) is None:
+                await self._refused(
+                    send, Refusal(401, "key", "a key is missing, or is none that is known here")
+                )
+                return
         if method == "POST" and path in (self._plain, self._infer):
             await self._predict(scope, receive, send, None)
         elif path.startswith("/v1/") and path != "/v1/outcomes":
-            await self._refused(send, Refusal(404, "path", f"there is no {path}; the model here is {self.view.model}"))
+            await self._refused(
+                send, Refusal(404, "path", f"there is no {path}; the model here is {self.view.model}")
+            )
         elif path == "/v1/outcomes":
             await self._outcomes(scope, receive, send)
         elif path.startswith("/v2"):
@@ -248,6 +283,9 @@ class Router:
         arm, failed, answer, said = decision.arm, None, None, None
         if arm != settings.champion:
             answer, said, failed = await self._other(arm, call, decision, must=pinned is not None)
+            if answer is None and pinned is not None:
+                await self._refused(send, Refusal(503, "version", f"{arm} does not answer: {failed}"), arm)
+                return
             if answer is None:
                 arm = settings.champion
         try:
@@ -276,8 +314,8 @@ class Router:
                 content = value
             elif name in (b"inference-header-content-length", b"traceparent", b"content-encoding"):
                 extra += b"%b: %b\r\n" % (name, value)
-        if request is None or not 0 < len(request) <= LONGEST_ID or not request.decode("latin-1").isprintable():
-            request = secrets.token_hex(16).encode()
+        if request is None or not REQUEST_ID.fullmatch(request.decode("latin-1")):
+            request = new_request_id().encode()
         body = await self._whole(receive)
         path = scope["path"]
         target = (scope.get("raw_path") or path.encode()).split(b"?", 1)[0]
@@ -285,12 +323,12 @@ class Router:
             b"POST %b HTTP/1.1\r\ncontent-type: %b\r\nx-request-id: %b\r\naccept: application/json\r\n%b"
             % (target, content, request, extra)
         )
-        hashed = None
-        if user is not None and 0 < len(user) <= 4 * LONGEST_ID:
+        hashed = clear = None
+        if user is not None and 0 < len(user) <= LONGEST_USER:
             hashed = hashlib.blake2b(user, digest_size=16, key=self._hash_key).hexdigest()
-        return Call(
-            path, path == self._plain, body, request.decode("latin-1"), hashed, time.monotonic(), head
-        )
+            clear = user.decode("utf-8", "surrogateescape")
+        told = request.decode("latin-1")
+        return Call(path, path == self._plain, body, told, hashed, clear, time.monotonic(), head)
 
     async def _whole(self, receive: Receive, most: int | None = None) -> bytes:
         most = most or self.limits.body_bytes
@@ -349,8 +387,10 @@ class Router:
         found = [1.0]
         for name, feature in strategy.context.items():
             value = row.get(name)
-            known = isinstance(value, int | float) and abs(value) < 1e12  # False for not-a-number
-            found.append((float(value) - feature.centre) / feature.scale if known else 0.0)
+            if isinstance(value, int | float) and abs(value) < MOST:  # not of not-a-number
+                found.append((float(value) - feature.centre) / feature.scale)
+            else:
+                found.append(0.0)
         return found
 
     # --- arms -----------------------------------------------------------------------------------------
@@ -363,18 +403,16 @@ class Router:
         tally.add(stage, arm, "requests")
         breaker = self.fleet.breakers[arm]
         if not must and not breaker.lets():
-            failed: str | None = "diverted"
-        else:
-            began = time.monotonic()
-            answer, said, failed = await self._tried(arm, call, self._arm_within)
-            breaker.told(well=failed is None or failed.startswith("status 4"))
-            if failed is None:
-                tally.took(stage, arm, time.monotonic() - began, self._slow)
-                return answer, said, None
-            if failed == "timeout" and self._slow is not None:
-                tally.add(stage, arm, "slow")
-            if must and answer is not None:
-                return answer, None, failed
+            self._erred(arm, stage, "diverted")
+            return None, None, "diverted"
+        began = time.monotonic()
+        answer, said, failed = await self._tried(arm, call, self._arm_within)
+        breaker.told(well=failed is None or failed.startswith("status 4"))
+        if failed is None:
+            tally.took(stage, arm, time.monotonic() - began)
+            return answer, said, None
+        if must and answer is not None:
+            return answer, None, None  # whoever asks for a version gets what that says
         if not failed.startswith("status 4"):  # whether that was the arm's fault, the champion will tell
             self._erred(arm, stage, failed)
         return None, None, failed
@@ -431,7 +469,7 @@ class Router:
             if answer.status >= 500:
                 self._champion_erred(arm, stage, f"status {answer.status}", counts)
             elif counts:
-                tally.took(stage, arm, time.monotonic() - began, self._slow)
+                tally.took(stage, arm, time.monotonic() - began)
             return answer
         self._champion_erred(arm, stage, "timeout" if status == 504 else "connection", counts)
         raise Refusal(status, "champion", f"{self.view.model}: {words}")
@@ -459,12 +497,13 @@ class Router:
         if failed is not None and failed.startswith("status 4") and answer.status < 400:
             self._erred(decision.arm, decision.stage, failed)
         if self.records is not None:
+            propensity = decision.propensity
             if failed is not None:
                 self.records.put(
-                    Exchange(call, decision.arm, "answer", decision.propensity, None, failed, took)
+                    call, decision.arm, "answer", None, took, propensity=propensity, status=failed
                 )
-            propensity = decision.propensity if failed is None else None
-            self.records.put(Exchange(call, arm, "answer", propensity, answer, "ok", took))
+                propensity = None
+            self.records.put(call, arm, "answer", answer, took, propensity=propensity)
         if answer.status != 200 or kpi is None:
             return
         is_bandit = isinstance(settings.plan.strategy, Bandit)
@@ -523,7 +562,7 @@ class Router:
                 failed = None  # the champion has refused it, too, or this shows in the comparison
             tally.add(decision.stage, arm, "requests")
             if failed is None:
-                tally.took(decision.stage, arm, took, self._slow)
+                tally.took(decision.stage, arm, took)
             else:
                 self._erred(arm, decision.stage, failed)
             self._child(self.metrics.mirrored, arm, "ok" if failed is None else failed.split(":", 1)[0]).inc()
@@ -531,7 +570,7 @@ class Router:
             if said is not None and kpi is not None:
                 tally.attribute(Attribution(call.request, arm, "shadow", decision.stage, None, said))
             if self.records is not None:
-                self.records.put(Exchange(call, arm, "shadow", None, answer, failed or "ok", took))
+                self.records.put(call, arm, "shadow", answer, took, status=failed or "ok")
 
     # --- the rest of the data plane -------------------------------------------------------------------
 
@@ -542,27 +581,27 @@ class Router:
         if path.startswith(f"{self._of_model}/versions/"):
             arm = self.shared_version(inside[0])
             if arm is None:
-                await self._refused(send, Refusal(404, "version", f"no arm has version {inside[0]} of {self.view.model}"))
+                await self._refused(
+                    send, Refusal(404, "version", f"no arm has version {inside[0]} of {self.view.model}")
+                )
             elif inside[1:] == ["infer"] and method == "POST":
                 await self._predict(scope, receive, send, arm)
             else:
                 await self._asked(send, arm, path)
         elif path == "/v2/health/live":
             await _said(send, 200, {"live": True})
-        elif path == "/v2/health/ready":
-            await self._asked(send, self.shared.settings.champion, path)
-        elif method == "GET" and (path == "/v2" or path.startswith(self._of_model)):
+        elif path == "/v2/health/ready" or (method == "GET" and (path == "/v2" or path.startswith(self._of_model))):
             await self._asked(send, self.shared.settings.champion, path)
         else:
-            await self._refused(send, Refusal(404, "path", f"there is no {path}; the model here is {self.view.model}"))
+            await self._refused(
+                send, Refusal(404, "path", f"there is no {path}; the model here is {self.view.model}")
+            )
 
     def shared_version(self, version: str) -> str | None:
         """The arm that has a version, if one has that answers or may be asked besides."""
         settings = self.shared.settings
         known = self.versions.items()
         return next((arm for arm, found in known if found == version and arm not in settings.off), None)
-
-    versions: dict[str, str] = {}  # noqa: RUF012  (replaced whole, by who asks the predictors)
 
     async def _asked(self, send: Send, arm: str, path: str) -> None:
         """What an arm's predictor says of itself."""
@@ -601,9 +640,7 @@ async def _sent(send: Send, answer: Answer, request: str | None, arm: str) -> No
     ]
     if request is not None:
         headers.append((b"x-request-id", request.encode("latin-1")))
-    for name in (b"x-model-version", b"inference-header-content-length", b"retry-after"):
-        if name in answer.headers:
-            headers.append((name, answer.headers[name]))
+    headers += [(name, answer.headers[name]) for name in CARRIED if name in answer.headers]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})
 

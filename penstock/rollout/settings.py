@@ -53,9 +53,9 @@ class Settings(View):
     plan: Plan
     previous: Plan | None = None
     is_paused: bool = False
-    off: dict[str, str] = {}
+    off: dict[str, str] = Field(default_factory=dict)
     resting: tuple[str, ...] = ()
-    slots: dict[str, int] = {}
+    slots: dict[str, int] = Field(default_factory=dict)
     declared: str = ""
 
     @property
@@ -246,7 +246,8 @@ def promoted(settings: Settings, to: str | None = None) -> Settings:
         return _anew(settings, settings.plan.model_copy(update={"strategy": other}), previous=settings.plan)
     if isinstance(strategy, Canary) and to is None and strategy.canary in settings.off:
         raise PenstockError(
-            f"{strategy.canary} is off: {settings.off[strategy.canary]}", hint="set the strategy anew to try it again"
+            f"{strategy.canary} is off: {settings.off[strategy.canary]}",
+            hint="set the strategy anew to try it again",
         )
     if isinstance(strategy, Canary) and to is None and settings.step + 1 < len(strategy.steps):
         return _next(settings, step=settings.step + 1)
@@ -259,7 +260,9 @@ def promoted(settings: Settings, to: str | None = None) -> Settings:
 def _only_challenger(settings: Settings) -> str:
     strategy = settings.plan.strategy
     if isinstance(strategy, Single):
-        raise PenstockError(NONE.format("promote", strategy.champion), hint="set a strategy: penstock rollout set")
+        raise PenstockError(
+            NONE.format("promote", strategy.champion), hint="set a strategy: penstock rollout set"
+        )
     if isinstance(strategy, Rolling):
         raise PenstockError("replicas are being rolled", hint="it goes on by itself; or roll it back")
     others = [arm for arm in strategy.arms if arm != strategy.champion and arm not in settings.off]
@@ -284,7 +287,9 @@ def rolled_back(settings: Settings) -> Settings:
         return promoted(settings)
     if isinstance(strategy, Single):
         if settings.previous is None:
-            raise PenstockError(NONE.format("roll back", strategy.champion), hint="see: penstock rollout history")
+            raise PenstockError(
+                NONE.format("roll back", strategy.champion), hint="see: penstock rollout history"
+            )
         before = settings.previous.strategy.champion
         if before == strategy.champion or before not in settings.plan.arms:
             raise PenstockError(

@@ -66,7 +66,9 @@ class Shared:
         Raises:
             StateError: It does not answer.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._looker, lambda: ask(self._store("look")))
+        return await asyncio.get_running_loop().run_in_executor(
+            self._looker, lambda: ask(self._store("look"))
+        )
 
     async def written(self, write: Callable[[Store], T]) -> T:
         """Write to the state, after what was to be written before.
@@ -154,9 +156,7 @@ class Shared:
         """A sign of life, with the version that is in force here: a switch is done when all routers have it."""
         version = self.settings.version
         about: dict[str, Any] = {"version": version, "lost": self.tally.lost}
-        await self.written(
-            lambda store: store.put_fact(f"router/{self.name}", about, HEARTBEAT * BEATS)
-        )
+        await self.written(lambda store: store.put_fact(f"router/{self.name}", about, HEARTBEAT * BEATS))
         self._told = version
 
     async def close(self) -> None:

@@ -239,7 +239,9 @@ class SqliteStore:
             for one in several:
                 if one.stage not in left:
                     query = "SELECT COUNT(*) FROM users WHERE model = ? AND stage = ?"
-                    left[one.stage] = self.view.users - c.execute(query, (self.model, one.stage)).fetchone()[0]
+                    left[one.stage] = (
+                        self.view.users - c.execute(query, (self.model, one.stage)).fetchone()[0]
+                    )
                 if left[one.stage] <= 0:
                     c.execute(ADD, (self.model, one.stage, one.arm, "users_uncounted", 1.0))
                     continue
@@ -264,14 +266,17 @@ class SqliteStore:
                 added = self._of_user(c, reward) if reward.unit is not None else of_request(reward)
                 added |= linear(reward)
                 c.executemany(
-                    ADD, [(self.model, reward.stage, reward.arm, name, value) for name, value in added.items()]
+                    ADD,
+                    [(self.model, reward.stage, reward.arm, name, value) for name, value in added.items()],
                 )
         return True
 
     def _of_user(self, c: sqlite3.Connection, reward: Reward) -> dict[str, float]:
         """What a user's number adds to the sums, now that it is another."""
         key = (self.model, reward.stage, reward.unit)
-        found = c.execute("SELECT n, total FROM users WHERE model = ? AND stage = ? AND unit = ?", key).fetchone()
+        found = c.execute(
+            "SELECT n, total FROM users WHERE model = ? AND stage = ? AND unit = ?", key
+        ).fetchone()
         if found is None:
             return {"outcomes": 1.0}  # beyond the bound on users
         count, total = found
@@ -320,7 +325,9 @@ class SqliteStore:
                 "DELETE FROM facts WHERE model = ? AND (boot != ? OR until <= ?)",
                 (self.model, self.boot, time.monotonic() - 3600),
             )
-            count = c.execute("SELECT COUNT(*) FROM attributions WHERE model = ?", (self.model,)).fetchone()[0]
+            count = c.execute("SELECT COUNT(*) FROM attributions WHERE model = ?", (self.model,)).fetchone()[
+                0
+            ]
             if count > self.view.attributions:
                 c.execute(
                     "DELETE FROM attributions WHERE model = ?1 AND expires <= (SELECT expires FROM attributions "

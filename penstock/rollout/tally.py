@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from penstock.experiments.histogram import Histogram
 from penstock.rollout.state import Attribution, Exposure, Store
 
-__all__ = ["BOUNDS", "Batch", "Tally", "quantile"]
+__all__ = ["Batch", "Tally", "histogram"]
 
-# Upper ends in seconds of the buckets of latency, each a fifth above the one before: 0.2 ms to about 20 s.
-BOUNDS = tuple(0.0002 * 1.2**at for at in range(64))
+ACCURACY = 0.05  # of quantiles of latency, relative
+FACTOR = 1 / math.log((1 + ACCURACY) / (1 - ACCURACY))
 MOST = 200_000  # attributions, and users, that may wait for the state
 
 
@@ -65,12 +67,9 @@ class Tally:
         key = (stage, arm, name)
         self.counts[key] = self.counts.get(key, 0.0) + value
 
-    def took(self, stage: str, arm: str, seconds: float, slow: float | None) -> None:
-        """How long an answer took."""
-        self.add(stage, arm, "seconds", seconds)
-        self.add(stage, arm, f"under_{bisect_right(BOUNDS, seconds)}")
-        if slow is not None and seconds > slow:
-            self.add(stage, arm, "slow")
+    def took(self, stage: str, arm: str, seconds: float) -> None:
+        """How long an answer took, in the buckets of ``penstock.experiments.histogram``."""
+        self.add(stage, arm, f"ms_{math.ceil(math.log(max(1e-3, 1e3 * seconds)) * FACTOR)}")
 
     def attribute(self, one: Attribution) -> None:
         """Keep which arm a request was of."""
@@ -102,20 +101,11 @@ class Tally:
             self.expose(one)
 
 
-def quantile(counters: dict[str, float], share: float) -> float | None:
-    """Seconds within which a share of answers came, as an upper end of a bucket; None if there were none.
+def histogram(counters: Mapping[str, float]) -> Histogram:
+    """The latencies of an arm, milliseconds.
 
     Args:
-        counters: Of an arm.
-        share: Such as 0.99.
+        counters: Of the arm.
     """
-    buckets = [counters.get(f"under_{at}", 0.0) for at in range(len(BOUNDS) + 1)]
-    total = sum(buckets)
-    if not total:
-        return None
-    seen = 0.0
-    for at, count in enumerate(buckets):
-        seen += count
-        if seen >= share * total:
-            return BOUNDS[min(at, len(BOUNDS) - 1)]
-    return BOUNDS[-1]
+    found = {int(name[3:]): round(value) for name, value in counters.items() if name.startswith("ms_")}
+    return Histogram(ACCURACY, found)

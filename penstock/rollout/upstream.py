@@ -205,15 +205,23 @@ class Pool:
     async def _connection(self) -> tuple[_Connection, bool]:
         while self._idle:
             connection = self._idle.pop()  # the one that was used last is the likeliest to be open
-            if connection.keeps and connection.transport is not None and not connection.transport.is_closing():
+            if (
+                connection.keeps
+                and connection.transport is not None
+                and not connection.transport.is_closing()
+            ):
                 return connection, False
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT):
                 if self._path:
-                    made = await loop.create_unix_connection(lambda: _Connection(self.answer_bytes), self._path)
+                    made = await loop.create_unix_connection(
+                        lambda: _Connection(self.answer_bytes), self._path
+                    )
                 else:
-                    made = await loop.create_connection(lambda: _Connection(self.answer_bytes), *self._address)
+                    made = await loop.create_connection(
+                        lambda: _Connection(self.answer_bytes), *self._address
+                    )
         except TimeoutError:
             raise BrokenError(f"{self.url}: no connection within {CONNECT} s") from None
         except OSError as error:

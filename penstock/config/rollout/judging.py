@@ -48,20 +48,23 @@ class Kpi(View):
 
 
 class RateGuardrail(View):
-    """A share that may exceed the champion's by so much."""
+    """Errors: what an arm had more of than the champion, with a test that allows for any number of looks, takes it back."""
 
-    margin: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.01
+    margin: Annotated[float, Field(gt=0.0, lt=1.0)] = (
+        0.01  # a canary goes on only once a greater rise is ruled out
+    )
 
 
 class LatencyGuardrail(View):
-    """The share of requests slower than ``over`` may exceed the champion's by so much."""
+    """How much slower than the champion an arm may be, at a quantile."""
 
-    over: Duration = timedelta(milliseconds=100)
-    margin: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.02
+    quantile: OpenProbability = 0.95
+    slower: Annotated[float, Field(ge=0.0)] = 0.2  # 0.2: by a fifth
+    over: Duration | None = None  # instead of the champion's quantile: what is slow, said beforehand
 
     @model_validator(mode="after")
     def _is_a_time(self) -> Self:
-        if self.over <= timedelta():
+        if self.over is not None and self.over <= timedelta():
             raise ValueError("`over` must be more than 0")
         return self
 
@@ -69,10 +72,11 @@ class LatencyGuardrail(View):
 class Guardrails(View):
     """What no version may do, however well it does otherwise. Looked at all the time, with tests that allow it."""
 
-    errors: RateGuardrail | None = RateGuardrail()
+    errors: RateGuardrail = RateGuardrail()
     latency: LatencyGuardrail | None = None
     kpi: Annotated[float, Field(ge=0.0)] | None = None  # how much worse than the champion's it may be
-    memory_restarts: Annotated[int, Field(ge=1)] | None = 2  # replicas that had to be started again, in a stage
+    memory_restarts: Annotated[int, Field(ge=1)] | None = (
+        2  # replicas that had to be started again, in a stage
+    )
     alpha: OpenProbability = 0.01  # chance that an arm as good as the champion is taken back, over all looks
-    at_least: Annotated[int, Field(ge=1)] = 50  # requests of an arm before anything is said of it
     within: Duration = timedelta(seconds=10)  # from the request that shows the harm to the roll-back

@@ -11,6 +11,7 @@ from penstock.config.base import View
 from penstock.config.rollout.arms import Arm, Count, Name
 from penstock.config.rollout.judging import Duration, Guardrails, Kpi
 from penstock.config.rollout.strategies import AB, Bandit, Rolling, Shadow, Strategy
+from penstock.config.serving.requests import RequestLog
 
 __all__ = ["Plan", "RedisState", "Rollout", "Router", "SqliteState", "State", "Timeouts"]
 
@@ -21,7 +22,9 @@ class Timeouts(View):
     """How long anything may take."""
 
     answer: Duration = timedelta(seconds=5)  # the whole request, retries and fallback included; beyond, 504
-    arm: Duration = timedelta(milliseconds=500)  # an arm that is not the champion; beyond, the champion answers
+    arm: Duration = timedelta(
+        milliseconds=500
+    )  # an arm that is not the champion; beyond, the champion answers
     shadow: Duration = timedelta(seconds=2)  # a mirrored request
     body: Duration = timedelta(seconds=20)  # until a request has come whole
     idle: Duration = timedelta(seconds=65)  # between two requests of a connection
@@ -39,7 +42,9 @@ class Router(View):
     host: str = "127.0.0.1"
     port: Port = 8600
     workers: Count = 1  # processes
-    keys: str | None = None  # a file of operators' keys, hashed: `penstock rollout keys`; None on 127.0.0.1 only
+    keys: str | None = (
+        None  # a file of operators' keys, hashed: `penstock rollout keys`; None on 127.0.0.1 only
+    )
     flags: str | None = None  # a file of feature flags, in flagd's format
     body_bytes: Count = 4_194_304
     answer_bytes: Count = 16_777_216
@@ -107,20 +112,30 @@ class Plan(View):
         if self.kpi is None:
             raise ValueError("strategy: an A/B test compares a `kpi`; declare it")
         if self.kpi.kind == "mean" and strategy.deviation is None:
-            raise ValueError("strategy: `deviation` is missing: the number of users to a mean follows from it")
+            raise ValueError(
+                "strategy: `deviation` is missing: the number of users to a mean follows from it"
+            )
         if self.kpi.kind == "proportion":
             if strategy.deviation is not None:
-                raise ValueError("strategy: `deviation` is for kpi.kind: mean; a proportion's follows from it")
+                raise ValueError(
+                    "strategy: `deviation` is for kpi.kind: mean; a proportion's follows from it"
+                )
             ends = (strategy.baseline, strategy.baseline + strategy.effect)
             if not all(0.0 < end < 1.0 for end in ends):
-                raise ValueError(f"strategy: proportions lie between 0 and 1; got {ends[0]:g} and {ends[1]:g}")
+                raise ValueError(
+                    f"strategy: proportions lie between 0 and 1; got {ends[0]:g} and {ends[1]:g}"
+                )
         if (strategy.effect > 0) != (self.kpi.goal == "up"):
-            raise ValueError(f"strategy: `effect` {strategy.effect:g} is no improvement where goal: {self.kpi.goal}")
+            raise ValueError(
+                f"strategy: `effect` {strategy.effect:g} is no improvement where goal: {self.kpi.goal}"
+            )
 
     def _rolls(self, strategy: Rolling) -> None:
         arm = self.arms[strategy.champion]
         if arm.artifact is None:
-            raise ValueError(f"strategy: {strategy.champion}'s predictors run elsewhere; they cannot be rolled here")
+            raise ValueError(
+                f"strategy: {strategy.champion}'s predictors run elsewhere; they cannot be rolled here"
+            )
         if arm.replicas < 2:
             raise ValueError(
                 f"strategy: {strategy.champion} has one replica; with less than two nobody answers meanwhile"
@@ -147,13 +162,16 @@ class Rollout(View):
     attributions: Count = 1_000_000  # requests that wait for an outcome, at most
     users: Count = 1_000_000  # of a test, at most; beyond, it says so and counts no more of them
     tick: Duration = timedelta(milliseconds=500)  # between looks at guardrails and steps
-    log: str | None = "data/requests"  # folder of the request log
+    requests: RequestLog | None = None  # the request log; null: what is asked is not recorded
+    truths: str = "data/truths"  # folder of what came true, where there is a request log
 
     @model_validator(mode="after")
     def _plans(self) -> Self:
         self.plan()
         if self.tick + self.router.flush + self.router.poll >= self.guardrails.within:
-            raise ValueError("guardrails.within cannot be kept: it is less than tick + router.flush + router.poll")
+            raise ValueError(
+                "guardrails.within cannot be kept: it is less than tick + router.flush + router.poll"
+            )
         return self
 
     def plan(self) -> Plan:

@@ -38,7 +38,9 @@ class Shadow(View):
     champion: Name
     challengers: Annotated[tuple[Name, ...], Field(min_length=1)]
     sample: Share = 1.0  # of requests that are mirrored
-    queue: Annotated[int, Field(ge=1, le=100_000)] = 1000  # mirrored requests that may wait; beyond, they are left out
+    queue: Annotated[int, Field(ge=1, le=100_000)] = (
+        1000  # mirrored requests that may wait; beyond, they are left out
+    )
     concurrency: Annotated[int, Field(ge=1, le=256)] = 8  # on their way to challengers
 
     @property
@@ -54,14 +56,18 @@ class AB(View):
     champion: Name  # the control, and who answers when another fails
     shares: dict[Name, Share]
     unit: Literal["user", "request"] = "user"
-    without_user: MissingUser | None = None  # a request that says not whose it is; must be said where unit: user
+    without_user: MissingUser | None = (
+        None  # a request that says not whose it is; must be said where unit: user
+    )
     baseline: float  # expected of the champion: a proportion, or a mean
     effect: float  # absolute, the smallest that is worth finding
     deviation: Annotated[float, Field(gt=0.0)] | None = None  # standard, of a mean
     alpha: OpenProbability = 0.05
     power: OpenProbability = 0.8
     srm_alpha: OpenProbability = 0.001  # sample-ratio mismatch: shares that came out unlike those declared
-    conclude: Literal["never", "horizon", "sequential"] = "never"  # promote a winner without a person, and when
+    conclude: Literal["never", "horizon", "sequential"] = (
+        "never"  # promote a winner without a person, and when
+    )
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -120,7 +126,9 @@ class Bandit(View):
         if self.champion not in self.candidates:
             raise ValueError(f"`candidates` leave out the champion, {self.champion}")
         if self.floor * len(self.candidates) >= 1.0:
-            raise ValueError(f"`floor` {self.floor:g} for {len(self.candidates)} arms leaves nothing to decide")
+            raise ValueError(
+                f"`floor` {self.floor:g} for {len(self.candidates)} arms leaves nothing to decide"
+            )
         if (self.policy == "linucb") != bool(self.context):
             raise ValueError("`context` is what policy: linucb decides by, and for it alone")
         if len(self.context) > 16:
@@ -155,7 +163,9 @@ class Canary(View):
     kind: Literal["canary"]
     champion: Name
     canary: Name
-    steps: Annotated[tuple[Percent, ...], Field(min_length=1)]  # percent, ending with what it is promoted from
+    steps: Annotated[
+        tuple[Percent, ...], Field(min_length=1)
+    ]  # percent, ending with what it is promoted from
     bake: Duration  # of each step, while it gets requests
     unit: Literal["user", "request"] = "request"
     without_user: MissingUser | None = None
