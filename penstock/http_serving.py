@@ -24,7 +24,17 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from penstock.console import USER_ERROR, fail, say
 from penstock.errors import PenstockError
 
-__all__ = ["GRACE", "Server", "is_loopback", "listening", "many_files", "patient", "require_keys", "several"]
+__all__ = [
+    "BACKLOG",
+    "GRACE",
+    "Server",
+    "is_loopback",
+    "listening",
+    "many_files",
+    "patient",
+    "require_keys",
+    "several",
+]
 
 BACKLOG = 4096
 GRACE = 10  # seconds for what is in flight when it is told to stop

@@ -45,7 +45,9 @@ class Part:
         """Start it."""
         # In a session of its own: Ctrl-C is for the supervisor, which ends the parts in their order.
         self.process = subprocess.Popen(
-            self.command, start_new_session=True, preexec_fn=_dies_with_us if self.bound else None
+            self.command,
+            start_new_session=True,
+            preexec_fn=_dies_with_us if self.bound else None,  # noqa: PLW1509  (supervisors have one thread)
         )
         self.began = time.monotonic()
         self.starts += 1

@@ -1,4 +1,4 @@
-"""Before a version answers anybody: is it ready, does it answer, and does it take what the champion takes?"""
+"""Before a version answers anybody: whether it is ready, and answers a row that its contract allows."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class _Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._failed(f"no HTTP: {error}")
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _: Exception | None) -> None:
         self.keeps = False
         self.transport = None
         self._parser = None  # it refers to this
@@ -142,13 +142,13 @@ class Pool:
             self._address = (parts.hostname or "127.0.0.1", parts.port or 80)
 
     async def ask(self, head: bytes, body: bytes, seconds: float) -> Answer:
-        """One request.
+        r"""One request.
 
         A connection that has been idle may have been closed at the other end just then: where nothing of an answer has come
         on such a one, it is asked again on a new one. What is asked here changes nothing, so twice does no harm.
 
         Args:
-            head: Method, path and headers, without Host, Content-Length and the empty line: ``POST /v1/… HTTP/1.1\\r\\n…``.
+            head: Method, path and headers, without Host, Content-Length and the empty line: ``POST /v1/… HTTP/1.1\r\n…``.
             body: Whole.
             seconds: Until the answer has come whole.
 
