@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from penstock.experiments.counts import Joint, Proportion, Sample
 
-__all__ = ["Alternative", "Comparison", "Estimate", "adjusted", "estimate", "ratio"]
+__all__ = ["Alternative", "Comparison", "Estimate", "adjusted", "estimate", "ratio", "stratified"]
 
 Alternative = Literal["two-sided", "greater", "less"]
 
@@ -43,6 +44,7 @@ class Comparison:
         alternative: In which direction one looks.
         method: Name of the test.
         units: Of control and treatment together.
+        control_units: Of control.
     """
 
     control: float
@@ -55,6 +57,7 @@ class Comparison:
     alternative: Alternative
     method: str
     units: int
+    control_units: int
 
     @property
     def significant(self) -> bool:
@@ -113,3 +116,32 @@ def adjusted(*arms: Joint) -> list[Estimate]:
             Estimate(y - theta * (x - center), variance / arm.count if known else math.nan, arm.count)
         )
     return found
+
+
+def stratified(pairs: Sequence[tuple[Sample | Estimate, Sample | Estimate]]) -> tuple[Estimate, Estimate]:
+    """Control and treatment over times of different shares, such as the steps of a ramp.
+
+    Pooled counts would compare the hours in which control had most users with those in which treatment had (Simpson's
+    paradox). Instead each time's means count with the same weight in both, 1 / (1/n_c + 1/n_t). The counts of the result are
+    effective ones: of two arms of equal size that know as much.
+    """
+    known = [(estimate(one), estimate(other)) for one, other in pairs]
+    known = [
+        (one, other)
+        for one, other in known
+        if one.count and other.count and not math.isnan(one.variance + other.variance)
+    ]
+    weights = [one.count * other.count / (one.count + other.count) for one, other in known]
+    total = sum(weights)
+    if not total:
+        return Estimate(math.nan, math.nan, 0), Estimate(math.nan, math.nan, 0)
+
+    def arm(parts: Sequence[Estimate]) -> Estimate:
+        shares = [weight / total for weight in weights]
+        return Estimate(
+            sum(w * part.value for w, part in zip(shares, parts, strict=True)),
+            sum(w * w * part.variance for w, part in zip(shares, parts, strict=True)),
+            round(2 * total),
+        )
+
+    return arm([one for one, _ in known]), arm([other for _, other in known])

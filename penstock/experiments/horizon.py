@@ -185,6 +185,7 @@ def _compared(
         alternative,
         method,
         one.count + other.count,
+        one.count,
     )
 
 

@@ -111,9 +111,19 @@ def always_valid(
         reach = mixture_reach(ratio, alpha, alternative) * error
         low = -math.inf if alternative == "less" else difference - reach
         high = math.inf if alternative == "greater" else difference + reach
-    units = one.count + other.count
-    method = "always-valid normal mixture"
-    return Comparison(one.value, other.value, difference, low, high, p, alpha, alternative, method, units)
+    return Comparison(
+        one.value,
+        other.value,
+        difference,
+        low,
+        high,
+        p,
+        alpha,
+        alternative,
+        "always-valid normal mixture",
+        one.count + other.count,
+        one.count,
+    )
 
 
 def always_valid_arms(
