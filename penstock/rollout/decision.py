@@ -6,7 +6,6 @@ the rollout's with the epoch, so that the next experiment shuffles users anew.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +13,8 @@ from typing import Any
 
 from penstock.config.rollout import AB, Bandit, Canary, Shadow
 from penstock.experiments.assignment import Assignment, position
+from penstock.experiments.bandits import choose
+from penstock.experiments.contextual import LinearBandit
 from penstock.rollout.settings import Settings
 
 __all__ = ["Decision", "Policy", "RefusedError", "as_policy", "decide"]
@@ -30,16 +31,12 @@ class Policy:
     Attributes:
         stage: Of the settings that it was learned under.
         shares: Of each arm; they add up to 1.
-        linear: Of LinUCB, for each arm: coefficients of shape (d,), and the inverse of its Gram matrix, shape (d, d).
-        exploration: Width of LinUCB's bonus.
-        floor: Least share of each arm.
+        linear: A contextual bandit's regressions; None for others.
     """
 
     stage: str
     shares: Mapping[str, float]
-    linear: Mapping[str, tuple[Sequence[float], Sequence[Sequence[float]]]] | None = None
-    exploration: float = 1.0
-    floor: float = 0.0
+    linear: LinearBandit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +110,6 @@ def _assignment(salt: str, shares: tuple[tuple[str, float], ...]) -> Assignment:
     return Assignment(salt, dict(shares))
 
 
-def _within(shares: Mapping[str, float], order: Sequence[str], at: float) -> str:
-    total = 0.0
-    for arm in order:
-        total += shares.get(arm, 0.0)
-        if at < total:
-            return arm
-    return next(arm for arm in reversed(order) if shares.get(arm, 0.0) > 0)  # what rounding has left over
-
-
 def _drawn(
     settings: Settings, strategy: Bandit, policy: Policy | None, context: Sequence[float] | None, at: float
 ) -> Decision:
@@ -129,42 +117,17 @@ def _drawn(
     if policy is not None and policy.stage == settings.stage:
         shares = policy.shares
         if policy.linear is not None and context is not None:
-            shares = _linear(policy, context, strategy.arms)
+            shares = policy.linear.probabilities(context)
         gone = [arm for arm in settings.off if arm in shares]
         if gone:
             left = dict(shares)
             left[strategy.champion] = left.get(strategy.champion, 0.0) + sum(left.pop(arm) for arm in gone)
             shares = left
-    arm = _within(shares, strategy.arms, at)
-    return Decision(arm, shares[arm], None, (), settings.stage)
-
-
-def _linear(policy: Policy, context: Sequence[float], arms: Sequence[str]) -> dict[str, float]:
-    """LinUCB (Li et al., 2010): the arm with the highest bound gets all that the floor leaves over."""
-    assert policy.linear is not None
-    best, bound = arms[0], -math.inf
-    for arm in arms:
-        coefficients, inverse = policy.linear[arm]
-        mean = sum(a * x for a, x in zip(coefficients, context, strict=True))
-        spread = sum(
-            x * sum(a * y for a, y in zip(row, context, strict=True))
-            for x, row in zip(context, inverse, strict=True)
-        )
-        score = mean + policy.exploration * math.sqrt(max(spread, 0.0))
-        if score > bound:
-            best, bound = arm, score
-    shares = dict.fromkeys(arms, policy.floor)
-    shares[best] = 1.0 - policy.floor * (len(arms) - 1)
-    return shares
+    choice = choose(shares, at)
+    return Decision(choice.arm, choice.propensity, None, (), settings.stage)
 
 
 def as_policy(told: Mapping[str, Any]) -> Policy:
     """A policy out of what the state keeps."""
     linear = told.get("linear")
-    return Policy(
-        told["stage"],
-        told["shares"],
-        None if linear is None else {arm: (found[0], found[1]) for arm, found in linear.items()},
-        told.get("exploration", 1.0),
-        told.get("floor", 0.0),
-    )
+    return Policy(told["stage"], told["shares"], None if linear is None else LinearBandit.load(linear))

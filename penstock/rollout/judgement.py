@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from penstock.config.rollout import AB, Canary, Guardrails, Kpi, Plan, Shadow
+from penstock.config.rollout import AB, Canary, Guardrails, Kpi, LatencyGuardrail, Plan, Shadow
 from penstock.experiments.canary import Health, Judgement, Rules, Step, judge
 from penstock.experiments.counts import Moments, Proportion, Sample
 from penstock.experiments.estimates import estimate
@@ -25,6 +25,7 @@ __all__ = ["Counters", "Report", "harms", "judged", "kpi_sample", "planned"]
 
 Counters = Mapping[str, Mapping[str, float]]  # arm → name → value
 PLANNED = 20_000  # units at which a guardrail's test is sharpest, where nothing else is planned
+NEVER = 1e9  # milliseconds
 LEVEL = 1.96  # of intervals that are only looked at
 
 
@@ -160,7 +161,12 @@ def _finite(value: float) -> float | None:
 def _health(plan: Plan, counters: Mapping[str, float]) -> Health:
     guarded = plan.kpi is not None and plan.guardrails.kpi is not None
     metric = kpi_sample(plan.kpi, counters) if guarded and plan.kpi is not None else None
-    return Health(_errors(counters), histogram(counters), metric)
+    errors, latency = _errors(counters), histogram(counters)
+    # What failed counts as answered at once: the test asks of every request of an arm whether it was slow, and arms are
+    # compared by how many requests they were given.
+    if errors.count > latency.count:
+        latency.add(0.0, errors.count - latency.count)
+    return Health(errors, latency, metric)
 
 
 def _rules(plan: Plan, least: int) -> Rules:
@@ -171,12 +177,19 @@ def _rules(plan: Plan, least: int) -> Rules:
         least=least,
         errors=rails.errors.margin,
         quantile=latency.quantile if latency else 0.95,
-        slower=latency.slower if latency else math.inf,
-        slow=1000 * latency.over.total_seconds() if latency and latency.over else None,
+        slower=latency.slower if latency else 0.0,
+        slow=_slow(latency),
         metric_margin=rails.kpi or 0.0,
         metric_better="higher" if kpi is None or kpi.goal == "up" else "lower",
         metric_planned=PLANNED,
     )
+
+
+def _slow(latency: LatencyGuardrail | None) -> float | None:
+    """Milliseconds; without a guardrail nothing is slow."""
+    if latency is None:
+        return NEVER
+    return None if latency.over is None else 1000 * latency.over.total_seconds()
 
 
 def _steps(settings: Settings, strategy: Canary, stages: Sequence[Counters]) -> list[Step]:

@@ -35,10 +35,14 @@ def command(view: Rollout, artifact: str, port: int, workers: int) -> list[str]:
     """What runs a replica: a predictor that serves one artefact under the rollout's name, and nothing else."""
     return python(
         "serve",
-        artifact,
+        "host=127.0.0.1",
+        "socket=null",
         f"port={port}",
         f"workers={workers}",
         "models={" + f"{view.model}: {{path: '{artifact}'}}" + "}",
+        "keys=null",
+        "certificate=null",
+        "private_key=null",
         "requests=null",
         "reload.poll=null",
         f"limits.body_bytes={view.router.body_bytes}",

@@ -590,7 +590,9 @@ class Router:
                 await self._asked(send, arm, path)
         elif path == "/v2/health/live":
             await _said(send, 200, {"live": True})
-        elif path == "/v2/health/ready" or (method == "GET" and (path == "/v2" or path.startswith(self._of_model))):
+        elif path == "/v2/health/ready" or (
+            method == "GET" and (path == "/v2" or path.startswith(self._of_model))
+        ):
             await self._asked(send, self.shared.settings.champion, path)
         else:
             await self._refused(

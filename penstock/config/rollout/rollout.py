@@ -43,8 +43,9 @@ class Router(View):
     port: Port = 8600
     workers: Count = 1  # processes
     keys: str | None = (
-        None  # a file of operators' keys, hashed: `penstock rollout keys`; None on 127.0.0.1 only
+        None  # a file of clients' keys, hashed: `penstock rollout keys`; None on 127.0.0.1 only
     )
+    operators: str | None = None  # the same, of those who may change the rollout
     flags: str | None = None  # a file of feature flags, in flagd's format
     body_bytes: Count = 4_194_304
     answer_bytes: Count = 16_777_216
