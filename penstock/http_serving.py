@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import os
 import resource
 import signal
 import socket
+import ssl
 import sys
 import time
 import traceback
@@ -41,6 +43,7 @@ GRACE = 10  # seconds for what is in flight when it is told to stop
 FILES = 65_536
 FIRST, MOST = 0.25, 30.0  # seconds before a process that has died young is started again; doubles each time
 LOOK = 0.05  # seconds between looks while one is missing
+FULL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 HANDLED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 CALM = 10.0  # seconds after which a process that runs is forgiven that others have died
 
@@ -223,7 +226,11 @@ def _ended(patience: float | None) -> tuple[int, int]:
 
 
 class Server(uvicorn.Server):
-    """Told to stop by us: uvicorn would end the process by the same signal, with what it writes to still open."""
+    """Told to stop by us: uvicorn would end the process by the same signal, with what it writes to still open.
+
+    Where processes share a socket, each accepts one connection and then looks to those that it has: by itself a process that
+    is woken first would take all that wait, and the others none.
+    """
 
     def leave(self) -> None:
         """Take nothing new, and finish what is under way."""
@@ -232,6 +239,62 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])
+        self.servers = [_Accepting(self, sock) for sock in sockets or []]  # type: ignore[misc]
+
+
+class _Accepting:
+    """In the place of asyncio's server."""
+
+    def __init__(self, server: Server, sock: socket.socket) -> None:
+        self._server, self._sock = server, sock
+        self._loop = asyncio.get_running_loop()
+        self._coming: set[asyncio.Task[Any]] = set()
+        self._loop.add_reader(sock, self._accept)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._sock)
+
+    async def wait_closed(self) -> None:
+        if self._coming:
+            await asyncio.wait(self._coming)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._sock.accept()
+        except OSError as error:
+            if error.errno in FULL:
+                # No file is left for it: until one is, looking again at once would only keep the loop busy.
+                self._loop.remove_reader(self._sock)
+                self._loop.call_later(FIRST, self._again)
+            return
+        connection.setblocking(False)
+        if connection.family != socket.AF_UNIX:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        task = self._loop.create_task(self._connected(connection))
+        self._coming.add(task)
+        task.add_done_callback(self._coming.discard)
+
+    def _again(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._loop.add_reader(self._sock, self._accept)
+
+    async def _connected(self, connection: socket.socket) -> None:
+        config, server = self._server.config, self._server
+
+        def protocol() -> asyncio.Protocol:
+            kind: Any = config.http_protocol_class
+            made: asyncio.Protocol = kind(
+                config=config, server_state=server.server_state, app_state=server.lifespan.state
+            )
+            return made
+
+        try:
+            await self._loop.connect_accepted_socket(protocol, connection, ssl=config.ssl)
+        except (OSError, ssl.SSLError):  # it went, or does not speak TLS
+            connection.close()
 
 
 def patient(

@@ -37,6 +37,7 @@ __all__ = ["REQUEST_ID", "Hashing", "Requests", "RequestsOfOne", "Truths", "new_
 # What is taken from a header, repeated in another, and becomes part of a file.
 REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")
 LOOK = 0.2  # seconds between looks at the queue
+HOLD, REST = 0.000_5, 0.001  # seconds for which the writer works at a time, and then does not
 AGAIN = 5.0  # seconds until a write that has failed is tried again
 LEAVE = 10.0  # seconds for what is in memory when it ends
 
@@ -287,7 +288,12 @@ class _Queue:
         ending = False
         while not ending:
             ending = self._end.wait(LOOK)
+            began = time.perf_counter()
             while self._entries:
+                if not ending and time.perf_counter() - began > HOLD:
+                    # Whoever answers requests shares the interpreter with us, and would wait for it.
+                    time.sleep(REST)
+                    began = time.perf_counter()
                 rows, (model, moment, records) = self._entries.popleft()
                 try:
                     self._sink.take(

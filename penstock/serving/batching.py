@@ -8,6 +8,7 @@ wait for. A slow model runs in a thread; what comes meanwhile shares the next ru
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -88,7 +89,7 @@ class Batcher:
         rows = len(work)
         if self._queued and self._queued + rows > self._queue_limit:
             raise Refusal(503, "queue", "too much waits for this model; try again", after=RETRY)
-        self._queue.append(_Waiting(work, done, rows, self._loop.time()))
+        self._queue.append(_Waiting(work, done, rows, time.perf_counter()))
         self._queued += rows
         if self._busy:
             return
@@ -117,7 +118,7 @@ class Batcher:
         """The next requests that share a run: of one group, as many rows as are allowed, at least one request."""
         batch: list[_Waiting] = []
         rows, group = 0, None
-        late = self._loop.time() - self._patience
+        late = time.perf_counter() - self._patience
         while self._queue:
             first = self._queue[0]
             if batch and (rows + first.rows > self.most or first.work.group() != group):
@@ -134,9 +135,9 @@ class Batcher:
         return batch
 
     def _run_here(self, batch: list[_Waiting]) -> None:
-        began = self._loop.time()
+        began = time.perf_counter()
         result = self._run(batch)
-        self.told.run(sum(waiting.rows for waiting in batch), self._loop.time() - began)
+        self.told.run(sum(waiting.rows for waiting in batch), time.perf_counter() - began)
         _handed_out(batch, result)
 
     def _run(self, batch: list[_Waiting]) -> Outputs | Refusal:
@@ -150,7 +151,7 @@ class Batcher:
 
     def _run_there(self, batch: list[_Waiting], pool: ThreadPoolExecutor) -> None:
         self._busy = True
-        began = self._loop.time()
+        began = time.perf_counter()
         answered = False
 
         def late() -> None:
@@ -171,7 +172,7 @@ class Batcher:
             limit.cancel()
             self._busy = False
             if not answered:
-                self.told.run(sum(waiting.rows for waiting in batch), self._loop.time() - began)
+                self.told.run(sum(waiting.rows for waiting in batch), time.perf_counter() - began)
                 _handed_out(batch, future.result())
             if self._queue and self._due is None:
                 self._flush()

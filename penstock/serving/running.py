@@ -29,8 +29,6 @@ from penstock.serving.declared import served_models
 
 __all__ = ["serve"]
 
-DRAIN = 0.2  # seconds between "not ready" and the last connection that is taken
-
 
 def serve(view: Serve) -> int:
     """Run the predictor until it is told to stop (SIGTERM, SIGINT); its exit code.
@@ -89,13 +87,14 @@ def _one(view: Serve, sock: socket.socket) -> int:
 async def _run(view: Serve, sock: socket.socket) -> int:
     # After the fork, and after Prometheus is told of its folder, which it looks for when it is imported: neither ONNX Runtime's threads nor Prometheus' files outlive one.
     from penstock.serving.application import create_app
+    from penstock.serving.protocol import direct
 
     app = create_app(view)
     await app.open()
     limits = view.limits
     config = uvicorn.Config(
         app,
-        http=patient(limits.body_seconds.total_seconds(), limits.connections),
+        http=patient(limits.body_seconds.total_seconds(), limits.connections, direct(app.predictor)),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -112,7 +111,7 @@ async def _run(view: Serve, sock: socket.socket) -> int:
 
     def leave() -> None:
         app.predictor.draining = True
-        loop.call_later(DRAIN, server.leave)
+        loop.call_later(view.limits.drain_seconds.total_seconds(), server.leave)
 
     async def look() -> None:
         for name in list(app.predictor.registry.models):

@@ -60,8 +60,6 @@ class TableDecoder:
         self._numbers = sum(item.element != "string" for item in inputs)
         self._checks = [checker(item.column) for item in self.columns]
         self._known = frozenset(self.names)
-        recorded = {"integer": int, "boolean": bool, "category": str, "text": str}
-        self._kinds: list[Any] = [recorded.get(item.column.type, float) for item in self.columns]
         self._quick = self._decoder()
         # Strings that any value may be: those that are to be looked at for white space, and must not be empty.
         open_ = [item.column for item in self.columns[self._numbers :]]
@@ -198,12 +196,9 @@ class TableDecoder:
         return dict(zip(self.names, arrays, strict=True))
 
     def records(self, rows: Rows) -> list[dict[str, Any]]:
-        """Each row as columns and values of the contract's types, missing ones as None."""
+        """Each row as columns and values; what is missing is None, NaN or "", which all are null in a record."""
         return [
-            {
-                name: None if value is None or value == "" or value != value else kind(value)  # noqa: PLR0124  (NaN)
-                for name, kind, value in zip(self.names, self._kinds, (*numbers, *strings), strict=True)
-            }
+            dict(zip(self.names, (*numbers, *(value or None for value in strings)), strict=True))
             for numbers, strings in zip(rows.numbers, rows.strings, strict=True)
         ]
 

@@ -191,13 +191,13 @@ def _entering(kind: str) -> Callable[[Any], Any]:
             return _single
 
 
-def _single(value: Any) -> float:
+def _single(value: Any) -> Any:
     if isinstance(value, int) and abs(value) > EXACT:
         # Rounded once, to single precision, not twice.
         import numpy as np
 
         return float(np.int64(value).astype(np.float32))
-    return float(value)
+    return value
 
 
 def _bound(column: Column, bound: float | str) -> Any:

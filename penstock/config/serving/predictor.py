@@ -49,6 +49,9 @@ class Limits(View):
     body_seconds: Duration = timedelta(seconds=20)  # until a request has come whole; beyond, 408
     idle_seconds: Duration = timedelta(seconds=65)  # between two requests of a connection
     answer_seconds: Duration = timedelta(seconds=10)  # until there is an answer; beyond, 504
+    drain_seconds: Duration = timedelta(
+        seconds=1
+    )  # between being told to stop and the last connection that is taken
 
 
 class Reload(View):
