@@ -214,7 +214,10 @@ def checked(whole: dict[str, Any]) -> Plan:
         kinds = {"single", "shadow", "ab", "bandit", "blue_green", "canary", "rolling"}
         lines = []
         for problem in error.errors(include_url=False):
-            where = ".".join(str(part) for part in problem["loc"] if part not in kinds)
+            loc = [str(part) for part in problem["loc"]]
+            if len(loc) > 1 and loc[0] == "strategy" and loc[1] in kinds:
+                del loc[1]  # which of the views it was; no key of the file
+            where = ".".join(loc)
             words = problem["msg"].removeprefix("Value error, ")
             lines.append(f"{where}: {words}" if where else words)
         raise PenstockError("refused: " + "; ".join(lines), hint="nothing was changed") from error

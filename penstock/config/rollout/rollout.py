@@ -169,6 +169,8 @@ class Rollout(View):
     @model_validator(mode="after")
     def _plans(self) -> Self:
         self.plan()
+        if isinstance(self.state, RedisState) and "attributions" in self.model_fields_set:
+            raise ValueError("attributions: Redis forgets them by time alone; bound its memory where it runs")
         if self.tick + self.router.flush + self.router.poll >= self.guardrails.within:
             raise ValueError(
                 "guardrails.within cannot be kept: it is less than tick + router.flush + router.poll"
