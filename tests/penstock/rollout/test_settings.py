@@ -107,7 +107,7 @@ def test_promises_that_cannot_be_kept_are_refused(tmp_path, more, words):
 CHURN = Path("models/churn")
 
 
-def artifact(folder: Path, name: str, change=lambda manifest: None, content: bytes = b"model") -> str:
+def artifact(folder: Path, name: str, change=lambda _: None, content: bytes = b"model") -> str:
     """An artefact as far as a rollout looks: a manifest, and a file of its hash."""
     import hashlib
 
