@@ -30,7 +30,7 @@ from penstock.rollout.state import StateError, Store, open_store
 
 __all__ = ["OPERATORS", "create_back", "told"]
 
-OPERATORS = Purpose("operator", b"penstock-operator", "penstock rollout keys add OPERATOR")
+OPERATORS = Purpose("operator", b"penstock-oper", "penstock rollout keys add OPERATOR")
 FILES = Path(__file__).parent / "page"
 KINDS = {"index.html": "text/html", "console.css": "text/css", "console.js": "text/javascript"}
 MARK = "x-penstock-console"  # a page elsewhere cannot send it without asking first
