@@ -55,7 +55,7 @@ class History:
 
     def _note(self, verb: str, state: str, **more: str) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        line = json.dumps({"time": now, "who": getpass.getuser(), "verb": verb, "state": state, **more})
+        line = json.dumps({"time": now, "who": _who(), "verb": verb, "state": state, **more})
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
             file.flush()
@@ -72,3 +72,10 @@ class History:
             except ValueError:
                 continue
         return found
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        return str(os.getuid())

@@ -6,6 +6,7 @@ import typer
 
 from penstock.deploy.aws_commands import aws
 from penstock.deploy.azure_commands import azure
+from penstock.deploy.kubernetes_commands import kubernetes
 
 __all__ = ["deploy"]
 
@@ -14,3 +15,4 @@ deploy = typer.Typer(
 )
 deploy.add_typer(aws, name="aws")
 deploy.add_typer(azure, name="azure")
+deploy.add_typer(kubernetes, name="kubernetes")

@@ -1,7 +1,16 @@
-"""Typed views of conf/deploy/NAME.yaml: where a model goes, and how."""
+"""Views of conf/deploy/."""
 
 from __future__ import annotations
 
 from penstock.config.deploying.azure import Azure, AzureAlerts, AzureInstances, AzureRollout
+from penstock.config.deploying.kubernetes import Kubernetes, KubernetesReplicas, Resources
 
-__all__ = ["Azure", "AzureAlerts", "AzureInstances", "AzureRollout"]
+__all__ = [
+    "Azure",
+    "AzureAlerts",
+    "AzureInstances",
+    "AzureRollout",
+    "Kubernetes",
+    "KubernetesReplicas",
+    "Resources",
+]
