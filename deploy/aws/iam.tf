@@ -229,6 +229,12 @@ resource "aws_iam_role_policy_attachment" "deployer_release" {
 
 data "aws_iam_policy_document" "push" {
   statement {
+    sid       = "PullArtefacts"
+    actions   = ["s3:GetObject"]
+    resources = ["${aws_s3_bucket.artefacts.arn}/dvc/*"]
+  }
+
+  statement {
     sid = "PushImages"
     actions = [
       "ecr:BatchCheckLayerAvailability",

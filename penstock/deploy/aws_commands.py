@@ -113,10 +113,16 @@ def promote(
 
 
 @aws.command()
-def rollback(name: Name = "aws", overrides: Overrides = None) -> None:
+def rollback(
+    name: Name = "aws",
+    overrides: Overrides = None,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Only give up what is half done, if anything is.")
+    ] = False,
+) -> None:
     """Take the challenger away, or bring the former champion back; give up what is half done."""
     with _release(_declared(name, overrides)) as release:
-        release.rollback()
+        release.rollback(unfinished=unfinished)
         _told(release)
 
 

@@ -174,13 +174,19 @@ class Release:
         self._quiet()
         return self._begun(Open(verb="promote", champion=now.challenger, challenger=None))
 
-    def rollback(self) -> Journal:
+    def rollback(self, *, unfinished: bool = False) -> Journal:
         """Take the challenger away, or bring the former champion back. What is half done is given up.
+
+        Args:
+            unfinished: Only that: where nothing is half done, nothing is done.
 
         Raises:
             PenstockError: There is nothing to go back to.
         """
         now = self.journal.read()
+        if unfinished and now.open is None:
+            say("nothing is half done")
+            return now
         if now.open is not None and now.open.verb == "rollback":
             return self._carried_out()
         if now.champion is None and now.open is not None:

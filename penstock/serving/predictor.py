@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import orjson
 
 from penstock.config.serving import Serve
+from penstock.console import say
 from penstock.keys import Keys, Purpose, presented
 from penstock.requests import REQUEST_ID, Requests, RequestsOfOne, new_request_id, open_requests
 from penstock.serving.artefacts import Outputs, Work
@@ -207,6 +209,8 @@ class Predictor:
                 self._submit(call, model, lane, *_decoded(lane, call))
         except Refusal as refusal:
             self.refuse(call, refusal)
+        except Exception as error:
+            self._defect(call, error)
 
     def _take_slowly(self, call: Call, model: Model, lane: Lane) -> None:
         future = self._loop.run_in_executor(self._decoders, _decoded, lane, call)
@@ -216,6 +220,8 @@ class Predictor:
                 self._submit(call, model, lane, *done.result())
             except Refusal as refusal:
                 self.refuse(call, refusal)
+            except Exception as error:
+                self._defect(call, error)
 
         future.add_done_callback(finished)
 
@@ -230,7 +236,12 @@ class Predictor:
                 response = _answered(call, lane, asked, outputs)
                 self._count(call, response.status)
                 self._counter("rows", model.name, lane.version).inc(len(work))
-            except Refusal as refusal:
+            except Refusal as told:
+                refusal, fault = told, None
+                if refusal.reason == "not_finite":
+                    fault = lane.artefact.beyond(work)
+                if fault is not None:
+                    refusal = Refusal.of_faults([fault])
                 status = refusal.reason
                 response = self._refused(call, refusal)
             call.done(response)
@@ -281,6 +292,11 @@ class Predictor:
         self._counter("refusals", name, refusal.reason).inc()
         body = orjson.dumps(refusal.content())
         return Response(refusal.status, body, call.request, after=refusal.after)
+
+    def _defect(self, call: Call, error: Exception) -> None:
+        """What nobody has thought of is told in the log, and not to whoever has asked."""
+        say("serve: a defect:\n" + "".join(traceback.format_exception(error)))
+        self.refuse(call, Refusal(500, "defect", "this request cannot be answered; the log says why"))
 
     def refuse(self, call: Call, refusal: Refusal) -> None:
         """Answer a request with an error, and count it."""

@@ -213,9 +213,13 @@ def test_a_ringing_alarm_brings_the_champion_back(
     lines, wrong = told(released(account, "b"))
     assert "`promote` is half done" in wrong[0]
     assert dict(lines)["alarm"]
-    journal = released(account, "b").rollback()
+    journal = released(account, "b").rollback(unfinished=True)
     assert (journal.open, journal.challenger) == (None, None)
     assert serving(account) == (digests(root)["a"], None)
+    # Nothing is half done now, and a shadow that is being tried stays.
+    released(account, "c").apply(root)
+    released(account, "c").rollback(unfinished=True)
+    assert serving(account) == (digests(root)["a"], digests(root)["c"])
 
 
 def told(release: Release) -> tuple[list[tuple[str, str]], list[str]]:
