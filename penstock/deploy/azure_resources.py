@@ -146,7 +146,7 @@ def model_version(view: Azure, uri: str, sha256: str) -> dict[str, Any]:
 
 
 def environment_version(view: Azure, image: str) -> dict[str, Any]:
-    """The predictor's image, and where it answers (Open Inference Protocol)."""
+    """The predictor's image as deploy/azure/Dockerfile makes it, and where its program ``serve`` answers."""
 
     def route(path: str) -> dict[str, Any]:
         return {"path": path, "port": view.port}
@@ -156,9 +156,9 @@ def environment_version(view: Azure, image: str) -> dict[str, Any]:
             "image": image,
             "osType": "Linux",
             "inferenceConfig": {
-                "livenessRoute": route("/v2/health/live"),
-                "readinessRoute": route("/v2/health/ready"),
-                "scoringRoute": route(f"/v2/models/{view.name}/infer"),
+                "livenessRoute": route("/ping"),
+                "readinessRoute": route("/ping"),
+                "scoringRoute": route("/invocations"),
             },
             "tags": {MANAGED: view.name},
         }
@@ -228,7 +228,7 @@ def traffic_checked(traffic: Mapping[str, int], mirror: Mapping[str, int]) -> No
 
 
 def deployment(
-    view: Azure, *, model: str, environment: str, version: str, sha256: str, capacity: int | None = None
+    view: Azure, *, model: str, environment: str, version: str, folder: str, capacity: int | None = None
 ) -> dict[str, Any]:
     """One colour: an artefact, an image, and the machines behind it.
 
@@ -237,7 +237,7 @@ def deployment(
         model: Id of the registered artefact.
         environment: Id of the registered image.
         version: First twelve hex digits of the artefact's hash, as answers and metrics name it.
-        sha256: Of the ONNX file.
+        folder: Last part of the artefact's address: what is mounted has its name.
         capacity: Machines as they are, where autoscaling has seen to it.
     """
     machines = view.instances
@@ -253,7 +253,12 @@ def deployment(
             "model": model,
             "modelMountPath": MODELS,
             "environmentId": environment,
-            "environmentVariables": {"PENSTOCK_MODEL_SHA256": sha256},
+            # The program `serve` of the image goes by these; who may ask is the endpoint's business.
+            "environmentVariables": {
+                "PENSTOCK_MODEL": f"{MODELS}/{view.name}/{version}/{folder}",
+                "PENSTOCK_PORT": str(view.port),
+                "PENSTOCK_SIGNATURES": "required" if view.signed_by else "optional",
+            },
             "instanceType": machines.type,
             "egressPublicNetworkAccess": "Enabled" if view.public else "Disabled",
             "appInsightsEnabled": True,

@@ -126,7 +126,7 @@ class Serving:
             model=self.cloud.ids.model(made, self.artefact.version),
             environment=self.cloud.ids.environment(made, self.image_version),
             version=self.artefact.version,
-            sha256=self.artefact.sha256,
+            folder=self.artefact.prefix.rpartition("/")[2],
             capacity=capacity,
         )
 

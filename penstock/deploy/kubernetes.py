@@ -19,7 +19,7 @@ Manifest = dict[str, Any]
 STOP = 5  # seconds in which a pod is taken out of its service, before it is told to stop
 GRACE = 30  # seconds until it is killed: more than STOP, and than what is in flight is given
 USER = 10001
-APP = "/app"
+APP = "/srv"  # as in the images
 ROUTER = 8600
 
 

@@ -77,7 +77,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 class App:
-    """What is mounted at /app in the pods.
+    """What is mounted at /srv in the pods.
 
     Attributes:
         folder: Where that is here.

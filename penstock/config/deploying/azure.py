@@ -85,7 +85,7 @@ class Azure(View):
     signed_by: str | None = None  # PEM of the public key without whose signature it is not deployed
     # None: what it is pushed to is made first, and said.
     image: Annotated[str, AfterValidator(_pinned)] | None = None
-    port: Annotated[int, Field(ge=1024, le=65535)] = 8500  # where the image listens
+    port: Annotated[int, Field(ge=1024, le=65535)] = 8080  # where the image's program `serve` is to listen
     endpoint: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{2,31}$")]  # unique in its region
     # Object id of whoever deploys: may then write artefacts into the one container. None: an administrator sees to it.
     deployer: Guid | None = None

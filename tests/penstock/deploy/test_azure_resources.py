@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -118,7 +120,7 @@ def test_what_serves_has_the_published_shape():
         wanted.endpoint(VIEW, MADE, {"blue": 90, "green": 10}, {}, {"penstock-stage": "canary"}),
     )
     body = wanted.deployment(
-        VIEW, model=ids.model(MADE, "v"), environment=ids.environment(MADE, "v"), version="v", sha256="a" * 64
+        VIEW, model=ids.model(MADE, "v"), environment=ids.environment(MADE, "v"), version="v", folder="v-1"
     )
     fits(f"{ml}/onlineEndpoints/deployments", body)
     fits("Microsoft.Insights/autoscaleSettings", wanted.autoscale(VIEW, ids.colour(MADE, "blue"), "blue"))
@@ -191,3 +193,39 @@ def test_what_azure_writes_otherwise_is_no_difference(present, found):
 def test_settings_that_cannot_be_honoured_are_refused(key, value):
     with pytest.raises(ValueError, match=key):
         Azure.model_validate({**VIEW.model_dump(), key: value})
+
+
+def test_the_image_for_azure_is_the_predictors_by_digest_and_answers_where_azure_asks():
+    dockerfile = ROOT / "deploy/azure/Dockerfile"
+    hadolint = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run(
+        [hadolint, "--failure-threshold", "style", dockerfile], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    text = dockerfile.read_text()
+    assert "\nFROM ${PREDICTOR}\n" in text
+    assert text.endswith('CMD ["serve"]\n')
+    routes = wanted.environment_version(VIEW, IMAGE)["properties"]["inferenceConfig"]
+    assert {route["path"] for route in routes.values()} == {"/ping", "/invocations"}
+    assert {route["port"] for route in routes.values()} == {VIEW.port}
+
+
+def test_the_program_of_the_image_understands_what_azure_tells_it(tmp_path: Path):
+    """By its own eyes, but for where Azure mounts the artefact."""
+    from penstock.serving.sagemaker import view
+
+    body = wanted.deployment(VIEW, model="m", environment="e", version="abc", folder="abc-1")
+    told = body["properties"]["environmentVariables"]
+    assert told["PENSTOCK_MODEL"] == "/models/churn/abc/abc-1"
+    (tmp_path / "manifest.json").write_text('{"name": "churn"}')
+    served = view(tmp_path, told)
+    assert served.port == VIEW.port
+    assert not served.signatures.required
+    signed = wanted.deployment(
+        VIEW.model_copy(update={"signed_by": "conf/deploy/release.pub"}),
+        model="m", environment="e", version="abc", folder="abc-1",
+    )  # fmt: skip
+    key = tmp_path / "release.pub"
+    key.write_text("a key")
+    told = {**signed["properties"]["environmentVariables"], "PENSTOCK_PUBLIC_KEY": str(key)}
+    assert view(tmp_path, told).signatures.required

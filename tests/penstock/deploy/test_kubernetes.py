@@ -98,9 +98,15 @@ def test_the_router_honours_every_strategy_of_versions(kind: str):
 
 def test_what_the_router_is_told_composes_to_the_same_rollout():
     """By the program's own eyes: strategy, guardrails and salt are those of the file, the arms are in the pod."""
-    given = ["state.kind=redis", "state.url='${secret:REDIS_URL}'", "guardrails.memory_restarts=null"]
+    given = [
+        "~state.path",
+        "state.kind=redis",
+        "state.url='${secret:REDIS_URL}'",
+        "guardrails.memory_restarts=null",
+    ]
+    cluster = Kubernetes(data="penstock-data")
     view = Rollout.model_validate(composed_file("rollout", "churn", given, ROOT))
-    command = pods(router("churn", view, CLUSTER, given))["rollout-churn"]["containers"][0]["command"]
+    command = pods(router("churn", view, cluster, given))["rollout-churn"]["containers"][0]["command"]
     told = Rollout.model_validate(composed_file("rollout", command[3], command[4:], ROOT))
     assert told.model_dump(exclude={"arms", "router"}) == view.model_dump(exclude={"arms", "router"})
     assert set(told.arms) == set(view.arms)
