@@ -32,24 +32,38 @@ COMPANIONS = ("microsoft.alertsmanagement/smartdetectoralertrules", "microsoft.i
 
 def plan(cloud: Cloud) -> list[Change]:
     """What `apply` would do now. Nothing is written."""
-    found: list[Change] = []
-    for step in _steps(cloud):
-        # Without a foundation, or without a workspace, whatever stands on it is to be made too.
-        waiting = any(
-            c.kind == "create" and c.what.startswith(("resource group", "foundation")) for c in found
-        )
-        change = Change(step.what, "create") if waiting else step.look()
-        if change is not None:
-            found.append(change)
-    return found
+    group, foundation, *above = _steps(cloud)
+    missing_group = group.look()
+    if missing_group is not None:
+        return [missing_group, *_made([foundation, *above])]
+    changed = foundation.look()
+    found = [] if changed is None else [changed]
+    if not _stands(cloud):
+        return found + _made(above)
+    return found + [change for step in above if (change := step.look()) is not None]
 
 
-def apply(cloud: Cloud, begun: Callable[[str], None] = lambda _: None) -> list[Change]:
+def _made(steps: list[Step]) -> list[Change]:
+    """What is to be done where nothing is there."""
+    return [Change(step.what, "create") for step in steps if step.at_first]
+
+
+def _stands(cloud: Cloud) -> bool:
+    """Whether there is a foundation, without which whatever stands on it is to be made too."""
+    try:
+        cloud.foundation()
+    except ArmError:
+        raise
+    except PenstockError:
+        return False
+    return True
+
+
+def apply(cloud: Cloud) -> list[Change]:
     """Bring Azure in line with what is declared.
 
     Args:
         cloud: The deployment.
-        begun: Is told of each step before it is done.
 
     Returns:
         What was done; nothing, if all was as declared.
@@ -61,7 +75,6 @@ def apply(cloud: Cloud, begun: Callable[[str], None] = lambda _: None) -> list[C
     for step in _steps(cloud):
         change = step.look()
         if change is not None:
-            begun(str(change))
             cloud.told(str(change))
             step.do()
             done.append(change)
@@ -231,12 +244,9 @@ def destroy(cloud: Cloud) -> list[str]:
 
 def _emptied(cloud: Cloud) -> list[str]:
     """Endpoint and workspace by themselves: what goes wrong is then said of them, and the workspace's name is free again."""
-    try:
-        made = cloud.foundation()
-    except PenstockError as error:
-        if isinstance(error, ArmError):
-            raise
+    if not _stands(cloud):
         return []  # it never came so far
+    made = cloud.foundation()
     done = []
     if cloud.arm.delete(cloud.ids.endpoint(made), VERSIONS["ml"]):
         done.append(f"endpoint {cloud.view.endpoint} and its deployments")

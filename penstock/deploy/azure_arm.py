@@ -25,6 +25,7 @@ __all__ = ["Answer", "Arm", "ArmError", "Credential", "Token"]
 TRIES = 8
 SLOWEST = 60.0  # seconds between two tries, whatever a server asks for
 TIMEOUT = 60.0  # seconds for one request
+TELL = 30.0  # seconds between two words on an operation that takes its time
 EARLY = 300.0  # seconds before its end at which a token is renewed
 BODY = 16 << 20  # bytes of an answer at most
 Method = Literal["GET", "PUT", "POST", "DELETE"]
@@ -243,7 +244,8 @@ class Arm:
         return self._polled(where, path)
 
     def _polled(self, operation: str, path: str) -> Answer:
-        ends = time.monotonic() + self._patience
+        began = time.monotonic()
+        ends, told = began + self._patience, began
         polls = 0
         while True:
             answer = self.send("GET", operation, "")
@@ -258,6 +260,9 @@ class Arm:
                 return answer
             if state in ("failed", "canceled"):
                 raise _failed(path, answer.body)
+            if time.monotonic() - told >= TELL:
+                told = time.monotonic()
+                self._told(f"{_short(path)}: under way for {(told - began) / 60:.1f} minutes")
             self._wait(answer, polls, path, ends)
             polls += 1
 

@@ -209,7 +209,7 @@ class Serving:
             now = standing(self.cloud)
             put_shares(self.cloud, now.traffic, {}, {STAGE_TAG: DEPLOYED, SINCE_TAG: stamped(self.cloud)})
 
-        return Step(what, look, do)
+        return Step(what, look, do, at_first=False)
 
     def _first_traffic(self) -> Step:
         """Where nothing answers yet there is nothing to compare with."""

@@ -34,3 +34,4 @@ class Step:
     what: str
     look: Callable[[], Change | None]
     do: Callable[[], None]
+    at_first: bool = True  # whether there is something to do where nothing is there yet

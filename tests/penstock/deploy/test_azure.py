@@ -44,9 +44,7 @@ def test_apply_from_nothing_makes_all_that_is_declared(cloud: Cloud, stand_in: S
     planned = plan(cloud)
     assert stand_in.writes() == []
     done = apply(cloud)
-    assert [c.what for c in planned if "traffic" not in c.what and "challenger" not in c.what] == [
-        c.what for c in done if "traffic" not in c.what
-    ]
+    assert [c.what for c in planned] == [c.what for c in done]
     endpoint = stand_in.named("/onlineEndpoints/penstock-churn")["properties"]
     assert endpoint["traffic"] == {"blue": 100}
     assert endpoint["authMode"] == "AADToken"
@@ -247,6 +245,16 @@ def test_a_group_that_holds_something_else_is_not_removed(live: Cloud, stand_in:
     with pytest.raises(PenstockError, match=r"holds .* precious"):
         destroy(live)
     assert stand_in.writes() == []
+
+
+def test_a_plan_can_be_made_when_the_foundation_has_failed(cloud: Cloud, stand_in: StandIn):
+    stand_in.failing = {"/deployments/penstock-foundation": ("Conflict", "the name is taken")}
+    with pytest.raises(ArmError, match="the name is taken"):
+        apply(cloud)
+    assert next(c.why for c in plan(cloud)) == "is Failed"
+    stand_in.failing = {}
+    apply(cloud)
+    assert plan(cloud) == []
 
 
 def test_without_an_image_the_foundation_is_made_and_says_where_to_push(cloud: Cloud, stand_in: StandIn):
