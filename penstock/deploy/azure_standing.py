@@ -112,8 +112,12 @@ class Cloud:
 @contextmanager
 def opened(view: Azure, told: Callable[[str], None], root: Path = Path()) -> Iterator[Cloud]:
     """A deployment as the surroundings let one in: environment, workload or managed identity, or `az login`."""
+    import logging
+
     from azure.identity import DefaultAzureCredential
 
+    # It tells of each way in which nobody could be found; the error says it in one sentence.
+    logging.getLogger("azure.identity").setLevel(logging.ERROR)
     with (
         DefaultAzureCredential(exclude_interactive_browser_credential=True) as credential,
         Arm(view.url, credential, told=told) as arm,
