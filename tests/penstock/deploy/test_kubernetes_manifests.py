@@ -11,6 +11,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from penstock.config.deploying import Kubernetes
+from penstock.deploy.kubernetes import runtime
 from penstock.stream.declared import declared
 from penstock.stream.gateway_serving import GRACE
 from tests.servers.manifests import built, named, pods, valid
@@ -226,6 +228,21 @@ def test_what_the_pods_are_told_composes(production):
         view = declared("cluster", overrides, root=ROOT)
         assert view.log.brokers == "http://x.y:1"
     assert view.store.api_key == "${secret:ELASTICSEARCH_API_KEY}"
+
+
+def test_what_the_predictors_are_told_composes(production, monkeypatch):
+    from penstock.serving.declared import declared as served
+
+    monkeypatch.chdir(ROOT)
+    command = pods(production)["predictor"]["containers"][0]["command"]
+    assert command[:2] == ["penstock", "serve"]
+    view = served(command[2:])
+    assert (view.port, view.keys, view.requests) == (8500, "keys/clients/clients.yaml", None)
+    container = runtime(Kubernetes())["spec"]["containers"][0]
+    view = served([word.replace("{{.Name}}", "churn") for word in container["args"]])
+    assert view.models is not None
+    assert view.models["churn"].path == "/mnt/models"
+    assert view.keys
 
 
 def test_alert_rules_are_rules(production, tmp_path):
