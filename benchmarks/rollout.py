@@ -186,7 +186,7 @@ async def hammered(url: str, requests: int, connections: int, changes: list[list
 
 
 def switch(arguments: argparse.Namespace) -> None:
-    """Blue, green, blue, …"""
+    """Blue, green, blue, and so on."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         other = second_version(CHURN, folder / "again")
