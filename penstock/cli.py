@@ -10,6 +10,7 @@ import typer
 
 from penstock.console import USER_ERROR, fail, progress, say
 from penstock.errors import PenstockError
+from penstock.experiments.commands import experiment
 from penstock.loading.commands import ingest
 from penstock.rollout.commands import rollout
 from penstock.serving.commands import keys, serve
@@ -30,6 +31,7 @@ app.add_typer(stream, name="stream")
 app.add_typer(rollout, name="rollout")
 app.command()(serve)
 app.add_typer(keys, name="keys")
+app.add_typer(experiment, name="experiment")
 
 
 @app.command()

@@ -24,7 +24,7 @@ from penstock.keys import Keys, Purpose, presented
 from penstock.requests import REQUEST_ID, new_request_id
 from penstock.rollout.answers import InvalidError, outputs, rows_asked
 from penstock.rollout.decision import Decision, RefusedError, decide
-from penstock.rollout.flags import Flags
+from penstock.rollout.flags import KILL, Flags
 from penstock.rollout.fleet import Fleet
 from penstock.rollout.outcomes import Outcomes
 from penstock.rollout.records import Records
@@ -357,7 +357,12 @@ class Router:
         if pinned is not None:
             return Decision(pinned, None, None, (), f"{settings.stage}-pinned")
         if self.flags is not None:
-            chosen = self.flags.route(call.user or call.request)
+            key, attributes = call.user_in_clear or call.request, self._attributes(call)
+            if not self.flags.is_on(KILL, key, default=True, attributes=attributes):
+                raise Refusal(
+                    503, "switched off", f"predictions of {self.view.model} are switched off by a flag"
+                )
+            chosen = self.flags.route(key, attributes)
             if chosen is not None and chosen in settings.plan.arms and chosen not in settings.off:
                 # Chosen, not drawn: it tells nothing of what the arms are worth to others.
                 return Decision(chosen, None, None, (), f"{settings.stage}-flagged")
@@ -373,6 +378,16 @@ class Router:
         except RefusedError:
             raise Refusal(400, "user", "say whose request it is: the header X-User-Id is missing") from None
         return decision
+
+    @staticmethod
+    def _attributes(call: Call) -> dict[str, Any]:
+        """What targeting may ask for: the columns of the first row."""
+        told = call.read()
+        try:
+            row = told["rows"][0] if call.is_plain else {i["name"]: i["data"][0] for i in told["inputs"]}
+            return {str(name): value for name, value in row.items() if value is not None}
+        except (KeyError, IndexError, TypeError, AttributeError):
+            return {}
 
     @staticmethod
     def _context(settings: Settings, call: Call) -> Sequence[float] | None:
