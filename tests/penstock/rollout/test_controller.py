@@ -208,6 +208,17 @@ def test_assignment_that_is_off_is_not_believed(world):
     assert it.settings.champion == "a"
 
 
+def test_a_user_who_comes_often_is_no_harm(world):
+    """Where users are assigned, requests are not: their shares may be far from those declared."""
+    it = world(AB | {"unit": "user", "without_user": "champion"}, kpi=CLICKS)
+    it.count("a", 9000, 180, kpi_n=500, kpi_total=100, users=500)
+    it.count("b", 4000, 80, kpi_n=500, kpi_total=100, users=500)
+    report = it.pass_time(0.1)
+    assert report.harms == {}
+    assert it.settings.off == {}
+    assert not report.about["srm"]["off"], "users came as declared"
+
+
 @pytest.mark.parametrize("policy", ["thompson", "ucb", "epsilon_greedy"])
 def test_a_bandit_learns_from_rewards_that_come_late_and_keeps_its_floor(world, policy):
     bandit = {
