@@ -87,8 +87,15 @@ function draw() {
   replicas();
   trail();
   get("rollback").disabled = strategy.kind === "single" && !settings.previous;
-  get("promote").disabled = strategy.kind === "single" || strategy.kind === "rolling";
+  // Of several challengers a person names one: penstock rollout promote NAME --to ARM.
+  get("promote").disabled = others().length !== 1;
   text(get("pause"), settings.is_paused ? "Resume" : "Pause");
+}
+
+function others() {
+  const { strategy } = told.settings.plan;
+  const all = [strategy.canary, strategy.idle, ...(strategy.challengers || []), ...Object.keys(strategy.shares || {}), ...(strategy.candidates || [])];
+  return all.filter((arm) => arm && arm !== told.champion && !(arm in told.settings.off));
 }
 
 function arms() {
@@ -270,11 +277,9 @@ get("rollback").onclick = () => {
 };
 get("promote").onclick = () => {
   const { strategy } = told.settings.plan;
-  const others = strategy.arms || [strategy.canary, strategy.idle, ...(strategy.challengers || []), ...Object.keys(strategy.shares || {}),
-    ...(strategy.candidates || [])].filter((arm) => arm && arm !== told.champion && !(arm in told.settings.off));
   const next = strategy.kind === "canary" && told.settings.step + 1 < strategy.steps.length
-    ? `${strategy.canary} goes on to ${strategy.steps[told.settings.step + 1]} %.` : `${others[0]} answers everything, after a smoke test.`;
-  ask("Promote?", next, "promote", others.length > 1 ? { to: others[0] } : {});
+    ? `${strategy.canary} goes on to ${strategy.steps[told.settings.step + 1]} %.` : `${others()[0]} answers everything, after a smoke test.`;
+  ask("Promote?", next, "promote");
 };
 get("pause").onclick = () => {
   const paused = told.settings.is_paused;
