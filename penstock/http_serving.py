@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import mmap
 import os
 import resource
 import signal
@@ -18,6 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import uvicorn
@@ -42,7 +44,7 @@ BACKLOG = 4096
 GRACE = 10  # seconds for what is in flight when it is told to stop
 FILES = 65_536
 FIRST, MOST = 0.25, 30.0  # seconds before a process that has died young is started again; doubles each time
-LOOK = 0.05  # seconds between looks while one is missing
+LOOK = 0.05  # seconds between looks at the processes
 FULL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 HANDLED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 CALM = 10.0  # seconds after which a process that runs is forgiven that others have died
@@ -115,69 +117,100 @@ def listening(host: str, port: int, name: str) -> socket.socket:
     return sock
 
 
-def several(workers: int, run: Callable[[], int], name: str) -> int:
-    """As many processes as are wanted; one that dies is started again.
+# Called by a process now and then to say that it gets on.
+Beat = Callable[[], None]
+
+
+def several(workers: int, run: Callable[[Beat], int], name: str, *, patience: float | None = None) -> int:
+    """As many processes as are wanted; one that dies, or says nothing for too long, is started again.
 
     They are forked before any thread or loop is begun, so that what is open here (the socket that listens) is theirs too:
     a connection that waits to be accepted outlives whoever was to accept it. SIGHUP is passed on to all of them.
 
     Args:
         workers: How many.
-        run: What each does; its exit code.
+        run: What each does; its exit code. What it is given is to be called while it runs, if there is a patience.
         name: Of the program, for people.
+        patience: Seconds without a word, after the first, until a process is killed; None: it need not say anything.
 
     Returns:
         The exit code: 0, or ``USER_ERROR`` if one of the first has ended with that.
     """
-    return _Workers(workers, run, name).supervise()
+    return _Workers(workers, run, name, patience).supervise()
+
+
+@dataclass
+class _Worker:
+    slot: int  # of its word in the memory that is shared
+    started: float
+    first: bool  # nothing has been before it
 
 
 class _Workers:
-    def __init__(self, workers: int, run: Callable[[], int], name: str) -> None:
-        self.wanted, self.run, self.name = workers, run, name
-        self.alive: dict[int, float] = {}  # process → when it was started
-        self.first: set[int] = set()  # those that nothing has been before
+    def __init__(self, workers: int, run: Callable[[Beat], int], name: str, patience: float | None) -> None:
+        self.wanted, self.run, self.name, self.patience = workers, run, name, patience
+        self.alive: dict[int, _Worker] = {}  # by process
         self.stopping = False
         self.code = 0
         self.wait, self.due = FIRST, 0.0
+        # When each last said something, by the clock that all processes have; 0: nothing yet.
+        self.words = memoryview(mmap.mmap(-1, 8 * workers)).cast("d")
 
     def supervise(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop())
         signal.signal(signal.SIGHUP, lambda *_: self._signal(signal.SIGHUP))
-        for _ in range(self.wanted):
-            self._start()
-        self.first = set(self.alive)
+        for slot in range(self.wanted):
+            self._start(slot, first=True)
         while self.alive or not self.stopping:
-            whole = self.stopping or len(self.alive) == self.wanted
-            pid, status = _ended(None if whole else LOOK)
+            pid, status = _ended()
             if pid in self.alive:
                 self._gone(pid, os.waitstatus_to_exitcode(status))
-            if not self.stopping and len(self.alive) < self.wanted and time.monotonic() >= self.due:
-                self._start()
+            elif not self.stopping:
+                self._look()
+                time.sleep(LOOK)
+            else:
+                time.sleep(LOOK)
         return self.code
 
-    def _start(self) -> None:
+    def _look(self) -> None:
+        now = time.monotonic()
+        for pid, worker in self.alive.items():
+            word = self.words[worker.slot]
+            if self.patience is not None and word and now - word > self.patience:
+                say(f"{self.name}: process {pid} has not got on for {now - word:.0f} s, and is killed")
+                self.words[worker.slot] = 0.0
+                os.kill(pid, signal.SIGKILL)
+        free = set(range(self.wanted)) - {worker.slot for worker in self.alive.values()}
+        if free and now >= self.due:
+            self._start(min(free), first=False)
+
+    def _start(self, slot: int, *, first: bool) -> None:
+        self.words[slot] = 0.0
         # A signal that comes while there are two of us is for whom it was sent to, once it can be handled.
         signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
         try:
             pid = os.fork()
             if pid == 0:
-                self._child()
-            self.alive[pid] = time.monotonic()
+                self._child(slot)
+            self.alive[pid] = _Worker(slot, time.monotonic(), first)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
         if self.stopping:
             self._signal(signal.SIGTERM)
 
-    def _child(self) -> NoReturn:
+    def _child(self, slot: int) -> NoReturn:
         code = 1
+
+        def beat() -> None:
+            self.words[slot] = time.monotonic()
+
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
-            code = self.run()
+            code = self.run(beat)
         except PenstockError as error:
             code = fail(error, where=self.name)
         except BaseException:
@@ -189,11 +222,12 @@ class _Workers:
     def _gone(self, pid: int, code: int) -> None:
         from prometheus_client import multiprocess
 
-        lived = time.monotonic() - self.alive.pop(pid)
+        worker = self.alive.pop(pid)
+        lived = time.monotonic() - worker.started
         multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
         if self.stopping:
             return
-        if code == USER_ERROR and pid in self.first and lived < CALM:
+        if code == USER_ERROR and worker.first and lived < CALM:
             self.code = USER_ERROR  # it has said why; none of the others will do better
             self._stop()
             return
@@ -212,17 +246,12 @@ class _Workers:
                 os.kill(pid, number)
 
 
-def _ended(patience: float | None) -> tuple[int, int]:
-    """A child that has ended, and its status; (0, 0) if none has within ``patience`` seconds."""
+def _ended() -> tuple[int, int]:
+    """A child that has ended, and its status; (0, 0) if none has."""
     try:
-        if patience is None:
-            return os.wait()
-        pid, status = os.waitpid(-1, os.WNOHANG)
+        return os.waitpid(-1, os.WNOHANG)
     except ChildProcessError:
-        pid, status = 0, 0
-    if pid == 0:
-        time.sleep(patience or LOOK)
-    return pid, status
+        return 0, 0
 
 
 class Server(uvicorn.Server):

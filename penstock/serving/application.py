@@ -37,7 +37,7 @@ class Application:
     """An ASGI application; ``open`` is to be awaited before it is asked, which the lifespan protocol does too."""
 
     def __init__(self, view: Serve) -> None:
-        several = view.workers > 1
+        several = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         self.view = view
         self.registry = CollectorRegistry()
         # Several processes count in files that all can read, which is a registry of its own.
@@ -205,6 +205,7 @@ def _health(app: FastAPI, application: Application) -> None:
     @app.get("/metrics", tags=["health"], response_class=HttpResponse)
     async def measured() -> HttpResponse:
         """Counters for Prometheus, of all processes."""
+        application.metrics.flush()
         text = generate_latest(application.registry)
         return HttpResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 

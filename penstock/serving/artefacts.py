@@ -16,7 +16,7 @@ from penstock.artifact.manifest import MANIFEST
 from penstock.config.serving import Limits, ServedModel
 from penstock.errors import PenstockError
 from penstock.serving.open_inference import InferRequest
-from penstock.serving.refusals import Refusal
+from penstock.serving.refusals import Fault, Refusal
 from penstock.storage import read_json
 
 __all__ = [
@@ -128,6 +128,10 @@ class Artefact(ABC):
     @abstractmethod
     def records(self, work: Work) -> list[dict[str, Any]]:
         """What was asked, row by row, for the request log."""
+
+    def beyond(self, work: Work) -> Fault | None:  # noqa: ARG002  (a kind without such values has none)
+        """A value so large that no finite answer can be expected, if there is one."""
+        return None
 
     @abstractmethod
     def row_schema(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from penstock.errors import PenstockError
 from penstock.http_serving import (
     BACKLOG,
     GRACE,
+    Beat,
     Server,
     listening,
     many_files,
@@ -28,6 +30,10 @@ from penstock.http_serving import (
 from penstock.serving.declared import served_models
 
 __all__ = ["serve"]
+
+METRICS = "PROMETHEUS_MULTIPROC_DIR"
+GARBAGE = (20_000, 20, 20)  # requests make little that refers to itself
+BEATS = 0.25  # seconds between two words to the parent
 
 
 def serve(view: Serve) -> int:
@@ -46,11 +52,11 @@ def serve(view: Serve) -> int:
     where = f"unix:{view.socket}" if view.socket else f"{kind}://{view.host}:{sock.getsockname()[1]}"
     say(f"serve: {where}/v2/models: {', '.join(names)}" + ("" if view.keys else ", without keys"))
     try:
-        if view.workers == 1:
-            return _one(view, sock)
+        # Prometheus counts in files that all processes can read, also if there is only one: it may be started again.
         with tempfile.TemporaryDirectory(prefix="penstock-metrics-") as folder:
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-            return several(view.workers, lambda: _one(view, sock), "serve")
+            os.environ[METRICS] = folder
+            patience = view.limits.answer_seconds.total_seconds() + BEATS
+            return several(view.workers, lambda beat: _one(view, sock, beat), "serve", patience=patience)
     finally:
         if view.socket is not None:
             with contextlib.suppress(FileNotFoundError):
@@ -78,13 +84,13 @@ def _unix(path: Path) -> socket.socket:
     return sock
 
 
-def _one(view: Serve, sock: socket.socket) -> int:
+def _one(view: Serve, sock: socket.socket, beat: Beat) -> int:
     import uvloop
 
-    return uvloop.run(_run(view, sock))
+    return uvloop.run(_run(view, sock, beat))
 
 
-async def _run(view: Serve, sock: socket.socket) -> int:
+async def _run(view: Serve, sock: socket.socket, beat: Beat) -> int:
     # After the fork, and after Prometheus is told of its folder, which it looks for when it is imported: neither ONNX Runtime's threads nor Prometheus' files outlive one.
     from penstock.serving.application import create_app
     from penstock.serving.protocol import direct
@@ -127,8 +133,21 @@ async def _run(view: Serve, sock: socket.socket) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leave)
     loop.add_signal_handler(signal.SIGHUP, again)
+    # What is loaded stays: to look through it again and again for what could go would cost more than all requests do.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
+    beating = loop.create_task(_beating(beat))
     try:
         await server.serve(sockets=[sock])
     finally:
+        beating.cancel()
         await app.close()
     return 0
+
+
+async def _beating(beat: Beat) -> None:
+    """A model that hangs on the loop has this hang too."""
+    while True:
+        beat()
+        await asyncio.sleep(BEATS)

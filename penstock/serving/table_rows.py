@@ -99,7 +99,7 @@ class TableDecoder:
         if self._quick is not None:
             try:
                 found = self._quickly(self._quick.decode(content).rows)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError):
                 found = None
             if found is not None:
                 return found

@@ -12,12 +12,14 @@ from penstock.artifact.manifest import Input
 from penstock.artifact.model import load
 from penstock.serving.artefacts import VERSION_LENGTH, Artefact, Outputs, Rules, TensorInfo, Work
 from penstock.serving.open_inference import InferRequest
-from penstock.serving.refusals import Refusal
+from penstock.serving.refusals import Fault, Refusal
 from penstock.serving.table_rows import Rows, TableDecoder
+from penstock.serving.values import shown
 
 __all__ = ["TableArtefact"]
 
 DATATYPES = {"float": "FP32", "double": "FP64", "string": "BYTES"}
+BEYOND = 1e15  # squared and summed, single precision could not hold it
 
 
 @dataclass(slots=True)
@@ -102,6 +104,13 @@ class TableArtefact(Artefact):
 
     def records(self, work: Work) -> list[dict[str, Any]]:
         return self.decoder.records(cast(_TableWork, work).rows)
+
+    def beyond(self, work: Work) -> Fault | None:
+        for at, row in enumerate(cast(_TableWork, work).rows.numbers):
+            for item, value in zip(self.decoder.columns, row, strict=False):
+                if value is not None and abs(value) > BEYOND:
+                    return Fault(at, item.name, f"expected less than {BEYOND:g}, found {shown(value)}")
+        return None
 
     def row_schema(self) -> dict[str, Any]:
         columns = {item.name: _column_schema(item) for item in self.manifest.inputs}

@@ -42,7 +42,7 @@ def serve(view: Stream) -> int:
         return _one(view, sock)
     with tempfile.TemporaryDirectory(prefix="penstock-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        return several(gateway.workers, lambda: _one(view, sock), "gateway")
+        return several(gateway.workers, lambda _: _one(view, sock), "gateway")
 
 
 def _one(view: Stream, sock: socket.socket) -> int:
