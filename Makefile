@@ -75,6 +75,12 @@ bench: env  ## Measure the claims of the README side by side.
 	python benchmarks/steps.py
 	python benchmarks/lake.py
 	python benchmarks/loads.py
+	python benchmarks/serve.py
+	python benchmarks/rollout.py cost
+	python benchmarks/rollout.py switch
+	python benchmarks/rollout.py roll
+	python benchmarks/experiments.py
+	python benchmarks/off_policy.py
 
 LOCKING := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 

@@ -3,6 +3,7 @@
     python benchmarks/rollout.py cost                        # predictor alone and behind the router, by turns, in one run
     python benchmarks/rollout.py switch --requests 100000    # blue-green, back and forth, under load
     python benchmarks/rollout.py roll --requests 100000      # replica by replica, under load
+    python benchmarks/rollout.py alarms                      # how often an arm as good as the champion is taken back, simulated
 
 The predictors are real ones, of the artefact models/churn; the second version is the same model with another hash. `cost` takes turns of
 some seconds between the two, so that what else the machine does falls on both; the median of the turns counts.
@@ -14,6 +15,7 @@ import argparse
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import json
 import shutil
 import signal
@@ -186,7 +188,7 @@ async def hammered(url: str, requests: int, connections: int, changes: list[list
 
 
 def switch(arguments: argparse.Namespace) -> None:
-    """Blue, green, blue, …"""
+    """Blue, green, blue, and so on."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         other = second_version(CHURN, folder / "again")
@@ -212,6 +214,40 @@ def roll(arguments: argparse.Namespace) -> None:
             uvloop.run(hammered(router, arguments.requests, arguments.connections[-1], [begin, done]))
 
 
+def alarms(arguments: argparse.Namespace) -> None:
+    """Errors of two arms that are alike, looked at again and again, with users who come once or twenty times.
+
+    The exact test is asked at the share of requests that was seen, as rollouts ask it, and at the one that was declared.
+    """
+    import numpy as np
+
+    from penstock.experiments.counts import Proportion
+    from penstock.experiments.sequential import Segment, exact_proportions
+
+    rng = np.random.default_rng(0)
+    for rate, declared, visits in itertools.product((0.002, 0.02, 0.2), (0.01, 0.1, 0.5), (1, 20)):
+        taken = Counter[str]()
+        for _ in range(arguments.simulations):
+            arm = np.repeat(rng.random(20_000 // visits) < declared, visits)
+            failed = rng.random(arm.size) < rate
+            found = set()
+            for last in np.unique(np.geomspace(50, arm.size, 25).astype(int)):
+                canary, errors = int(arm[:last].sum()), int((arm & failed)[:last].sum())
+                champion = last - canary
+                if not canary or not champion:
+                    continue
+                one = Proportion(champion, int(failed[:last].sum()) - errors)
+                for name, share in (("seen", canary / last), ("declared", declared)):
+                    segment = Segment(one, Proportion(canary, errors), share)
+                    if exact_proportions(segment, alpha=0.05, alternative="greater").significant:
+                        found.add(name)
+            taken.update(found)
+        print(
+            f"errors {rate:.1%}, share {declared:.0%}, {visits:2d} requests a user: taken back wrongly, of "
+            f"{arguments.simulations} at a level of 5 %: {taken['seen']} at the share seen, {taken['declared']} at that declared"
+        )
+
+
 def rolled(path: str, artifact: str) -> None:
     """Wait until a roll is done."""
     import sqlite3
@@ -232,15 +268,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["cost", "switch", "roll"])
+    parser.add_argument("what", choices=["cost", "switch", "roll", "alarms"])
     parser.add_argument("--workers", type=int, default=1, help="of the router")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--seconds", type=float, default=2.0, help="of a turn")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--times", type=int, default=6, help="how often blue and green are switched")
+    parser.add_argument("--simulations", type=int, default=100)
     arguments = parser.parse_args()
-    {"cost": cost, "switch": switch, "roll": roll}[arguments.what](arguments)
+    {"cost": cost, "switch": switch, "roll": roll, "alarms": alarms}[arguments.what](arguments)
 
 
 if __name__ == "__main__":

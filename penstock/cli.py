@@ -11,6 +11,7 @@ import typer
 from penstock.console import USER_ERROR, fail, progress, say
 from penstock.deploy.commands import deploy
 from penstock.errors import PenstockError
+from penstock.experiments.commands import experiment
 from penstock.loading.commands import ingest
 from penstock.rollout.commands import rollout
 from penstock.serving.commands import keys, serve
@@ -32,6 +33,7 @@ app.add_typer(deploy, name="deploy")
 app.add_typer(rollout, name="rollout")
 app.command()(serve)
 app.add_typer(keys, name="keys")
+app.add_typer(experiment, name="experiment")
 
 
 @app.command()

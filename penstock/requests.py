@@ -36,6 +36,7 @@ __all__ = ["REQUEST_ID", "Hashing", "Requests", "RequestsOfOne", "Truths", "new_
 
 # What is taken from a header, repeated in another, and becomes part of a file.
 REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")
+HOUR = 3_600_000_000_000  # nanoseconds
 LOOK = 0.2  # seconds between looks at the queue
 HOLD, REST = 0.000_5, 0.001  # seconds for which the writer works at a time, and then does not
 AGAIN = 5.0  # seconds until a write that has failed is tried again
@@ -138,9 +139,10 @@ class Sink(ABC):
 
 @dataclass
 class _Hour:
-    began: float
+    name: str
     lines: list[bytes]
     due: float
+    tries: int = 0
 
 
 class FileSink(Sink):
@@ -148,7 +150,8 @@ class FileSink(Sink):
 
     def __init__(self, folder: Path, rows: int, every: float, counted: Counted) -> None:
         self.folder, self.rows, self.every, self.counted = folder, rows, every, counted
-        self._hours: dict[tuple[str, str], _Hour] = {}
+        self._hours: dict[tuple[str, int], _Hour] = {}
+        self._taken = 0
         self._writer = f"{_plain(socket.gethostname())}-{os.getpid()}-{secrets.token_hex(4)}"
         self._number = 0
         self._parquet = find_spec("polars") is not None
@@ -156,17 +159,19 @@ class FileSink(Sink):
 
     @property
     def held(self) -> int:
-        return sum(len(hour.lines) for hour in self._hours.values())
+        return self._taken
 
     def take(self, model: str, moment: int, lines: Sequence[bytes]) -> None:
-        name = datetime.fromtimestamp(moment // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H")
-        hour = self._hours.get((model, name))
+        number = moment // HOUR
+        hour = self._hours.get((model, number))
         if hour is None:
-            now = time.monotonic()
-            hour = self._hours[model, name] = _Hour(now, [], now + self.every)
+            name = datetime.fromtimestamp(number * 3600, UTC).strftime("%Y-%m-%dT%H")
+            hour = self._hours[model, number] = _Hour(name, [], time.monotonic() + self.every)
         hour.lines.extend(lines)
+        self._taken += len(lines)
         if len(hour.lines) >= self.rows:
-            hour.due = min(hour.due, time.monotonic())
+            hour.due = 0.0 if hour.tries == 0 else hour.due
+            self.look()
 
     def look(self, *, end: bool = False) -> None:
         now = time.monotonic()
@@ -174,14 +179,16 @@ class FileSink(Sink):
             if not end and now < hour.due:
                 continue
             try:
-                self._write(*key, hour.lines)
+                self._write(key[0], hour.name, hour.lines)
             except OSError as error:
+                hour.tries += 1
                 if not self._told:
                     say(f"requests: {self.folder}: {error.strerror or error}; it is tried again")
                     self._told = True
                 hour.due = now + AGAIN
             else:
                 self._told = False
+                self._taken -= len(hour.lines)
                 self.counted("written", len(hour.lines))
                 del self._hours[key]
 
@@ -304,7 +311,6 @@ class _Queue:
                     say(f"requests: a record cannot be written: {error}")
                 self._held = self._sink.held
                 self._given += rows
-                self._sink.look()
             self._sink.look(end=ending)
             self._held = self._sink.held
 

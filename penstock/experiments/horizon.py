@@ -14,6 +14,7 @@ __all__ = [
     "compare",
     "compare_adjusted",
     "compare_arms",
+    "compare_estimates",
     "compare_ratios",
     "holm",
     "two_proportions",
@@ -130,11 +131,22 @@ def compare_arms(
         arm: compare(control, sample, alpha=share, alternative=alternative)
         for arm, sample in treatments.items()
     }
-    corrected = holm([comparison.p for comparison in found.values()])
-    return {
-        arm: replace(comparison, p=p, alpha=alpha)
-        for (arm, comparison), p in zip(found.items(), corrected, strict=True)
-    }
+    return _together(found, alpha)
+
+
+def compare_estimates(
+    control: Estimate,
+    treatments: Mapping[str, Estimate],
+    *,
+    alpha: float = 0.05,
+    alternative: Alternative = "two-sided",
+    method: str = "z",
+) -> dict[str, Comparison]:
+    """The same for ratios and adjusted means: normal tests of estimates."""
+    share = alpha / max(1, len(treatments))
+    return _together(
+        {arm: _normal(control, item, share, alternative, method) for arm, item in treatments.items()}, alpha
+    )
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -148,6 +160,15 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 # --- pieces -----------------------------------------------------------------------------------------
+
+
+def _together(found: Mapping[str, Comparison], alpha: float) -> dict[str, Comparison]:
+    """Holm's p-values in place of each comparison's own."""
+    corrected = holm([comparison.p for comparison in found.values()])
+    return {
+        arm: replace(comparison, p=p, alpha=alpha)
+        for (arm, comparison), p in zip(found.items(), corrected, strict=True)
+    }
 
 
 def _normal(

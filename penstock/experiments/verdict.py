@@ -40,6 +40,13 @@ class Guardrail:
     margin: float
     status: Literal["held", "harmed", "open"]
 
+    def dump(self) -> dict[str, Any]:
+        """As JSON has it: what is infinite is null."""
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in asdict(self).items()
+        }
+
 
 def guardrail(
     name: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,11 @@ from penstock.rollout.upstream import Answer
 
 __all__ = ["InvalidError", "compared", "outputs", "reward_mode", "rows_asked"]
 
-NUMBERS = {"FP16", "FP32", "FP64"}
+HEAD = b"inference-header-content-length"
+FORMATS = {
+    "BOOL": "?", "INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q",
+    "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q", "FP16": "e", "FP32": "f", "FP64": "d",
+}  # fmt: skip
 
 
 class InvalidError(Exception):
@@ -46,10 +51,12 @@ def outputs(answer: Answer, rows: int | None, *, is_plain: bool) -> list[Any]:
     Raises:
         InvalidError: It is no answer to that request.
     """
+    head = answer.headers.get(HEAD)
     try:
-        told = orjson.loads(answer.body)  # refuses NaN and Infinity
-        found = told["rows"] if is_plain else _tensors(told["outputs"])
-    except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, ValueError) as error:
+        size = len(answer.body) if head is None else int(head)
+        told = orjson.loads(answer.body[:size])  # refuses NaN and Infinity
+        found = told["rows"] if is_plain else _tensors(told["outputs"], memoryview(answer.body)[size:])
+    except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, ValueError, struct.error) as error:
         raise InvalidError(f"not an answer: {type(error).__name__}") from error
     if not isinstance(found, list) or (rows is not None and len(found) != rows):
         raise InvalidError(f"an answer of {len(found) if isinstance(found, list) else 0} rows to {rows}")
@@ -67,12 +74,20 @@ def _is_said(value: Any) -> bool:
     return value is not None and (not isinstance(value, float) or math.isfinite(value))
 
 
-def _tensors(several: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows out of tensors, the first dimension of each being rows."""
+def _tensors(several: Sequence[Mapping[str, Any]], rest: memoryview) -> list[dict[str, Any]]:
+    """Rows out of tensors, the first dimension of each being rows.
+
+    Args:
+        several: As the head has them.
+        rest: Behind it, the data of those that have theirs there.
+    """
     rows = int(several[0]["shape"][0])
     found: list[dict[str, Any]] = [{} for _ in range(rows)]
     for tensor in several:
-        shape, data = tensor["shape"], tensor["data"]
+        shape, data = tensor["shape"], tensor.get("data")
+        if data is None:
+            length = int(tensor["parameters"]["binary_data_size"])
+            data, rest = _binary(tensor["datatype"], rest[:length]), rest[length:]
         width = math.prod(shape[1:])
         if shape[0] != rows:
             raise ValueError("tensors of different lengths")
@@ -84,6 +99,19 @@ def _tensors(several: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             values = data[at * width : (at + 1) * width]
             row[tensor["name"]] = values[0] if width == 1 else values
     return found
+
+
+def _binary(datatype: str, content: memoryview) -> list[Any]:
+    """Elements out of little-endian bytes, as the binary tensor data extension has them."""
+    if datatype == "BYTES":
+        found, at = [], 0
+        while at < len(content):
+            (length,) = struct.unpack_from("<I", content, at)
+            found.append(bytes(content[at + 4 : at + 4 + length]).decode("utf-8", "replace"))
+            at += 4 + length
+        return found
+    letter = FORMATS[datatype]
+    return list(struct.unpack(f"<{len(content) // struct.calcsize(letter)}{letter}", content))
 
 
 def reward_mode(kpi: Kpi) -> str:

@@ -79,14 +79,17 @@ def chained(last: Entry | None, time: str, intent: Intent, before: Any, after: A
     return Entry(**content, hash=_digest(content))
 
 
-def broken(entries: Sequence[Entry]) -> int | None:
+def broken(entries: Sequence[Entry], *, whole: bool = True) -> int | None:
     """The number of the first entry that is not what was written; None if all are.
 
     Args:
-        entries: All of them, in order.
+        entries: In order.
+        whole: Whether they are all that there are; else the first one's predecessor is taken on trust.
     """
-    previous = GENESIS
-    for at, entry in enumerate(entries, 1):
+    first, previous = 1, GENESIS
+    if not whole and entries:
+        first, previous = entries[0].number, entries[0].previous
+    for at, entry in enumerate(entries, first):
         content = entry.dump()
         digest = content.pop("hash")
         if entry.number != at or entry.previous != previous or digest != _digest(content):

@@ -107,7 +107,9 @@ def told(view: Rollout, store: Store) -> dict[str, Any]:
     """
     settings = store.settings()
     facts = store.facts("")
-    trail = store.history()
+    trail = store.history(
+        ENTRIES
+    )  # all of it would be read every second; `penstock rollout history` checks the whole
     return {
         "model": view.model,
         "settings": None if settings is None else settings.model_dump(mode="json"),
@@ -118,9 +120,9 @@ def told(view: Rollout, store: Store) -> dict[str, Any]:
         "policy": store.policy(),
         "replicas": {key[8:]: value for key, value in facts.items() if key.startswith("replica/")},
         "routers": {key[7:]: value for key, value in facts.items() if key.startswith("router/")},
-        "history": [entry.dump() for entry in trail[-ENTRIES:][::-1]],
-        "broken": broken(trail),
-        "entries": len(trail),
+        "history": [entry.dump() for entry in trail[::-1]],
+        "broken": broken(trail, whole=False),
+        "entries": trail[-1].number if trail else 0,
     }
 
 

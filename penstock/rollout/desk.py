@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from penstock.config.rollout import BlueGreen, Plan, Rollout
 from penstock.errors import PenstockError
@@ -22,6 +25,7 @@ from penstock.rollout.state import ConflictError, Store
 __all__ = ["Desk"]
 
 TRIES = 3
+LONGEST = 1000  # characters of a reason
 SEEN_WITHIN = 10.0  # seconds within which every router has what was changed
 LOOK = 0.05
 
@@ -107,9 +111,13 @@ class Desk:
     def _check(self, settings: Settings, plan: Plan) -> None:
         if plan == settings.plan:
             raise PenstockError("that is what is in force", hint="nothing was changed")
-        Rollout.model_validate(
-            self.view.model_dump() | plan.model_dump()
-        )  # what the router's pace must allow
+        try:
+            Rollout.model_validate(
+                self.view.model_dump() | plan.model_dump()
+            )  # what the router's pace must allow
+        except ValidationError as error:
+            words = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+            raise PenstockError(f"refused: {words}", hint="nothing was changed") from error
         check_artifacts(plan, self.root)
         if self.view.router.flags is not None:
             from penstock.rollout.flags import checked, read
@@ -183,6 +191,7 @@ class Desk:
         return self.store.note(Intent(who, f"flag {name}", why or "asked for"), before, after)
 
     def _changed(self, change: Callable[[Settings], Settings], intent: Intent) -> Settings:
+        intent = replace(intent, why=intent.why[:LONGEST])
         for _ in range(TRIES):
             before = self.settings()
             after = change(before)

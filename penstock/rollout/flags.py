@@ -54,7 +54,15 @@ class FileProvider(AbstractProvider):
         self.core = FlagdCore()
         self.refused: str | None = None
         self._stamp = self._stamped()
-        self.core.set_flags(read(path))
+        self._take(read(path))
+
+    def _take(self, found: dict[str, Any]) -> None:
+        self.core.set_flags(found)
+        self._names = frozenset(found["flags"])
+
+    def has(self, name: str) -> bool:
+        """Whether there is a flag of that name."""
+        return name in self._names
 
     def _stamped(self) -> tuple[int, int] | None:
         try:
@@ -70,7 +78,7 @@ class FileProvider(AbstractProvider):
             return
         self._stamp = stamp
         try:
-            self.core.set_flags(read(self.path))
+            self._take(read(self.path))
             self.refused = None
         except PenstockError as error:
             self.refused = str(error)
@@ -136,6 +144,8 @@ class Flags:
             key: Whose request it is.
             attributes: That targeting may ask for.
         """
+        if not self.provider.has(ROUTE):
+            return None
         chosen = self.client.get_string_value(
             ROUTE, "strategy", EvaluationContext(key, dict(attributes or {}))
         )
@@ -145,6 +155,8 @@ class Flags:
         self, name: str, key: str, *, default: bool, attributes: Mapping[str, Any] | None = None
     ) -> bool:
         """Whether a code path is open to somebody."""
+        if not self.provider.has(name):
+            return default  # OpenFeature would say so in its log, at every request
         return self.client.get_boolean_value(name, default, EvaluationContext(key, dict(attributes or {})))
 
 

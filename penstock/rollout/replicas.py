@@ -46,6 +46,7 @@ def command(view: Rollout, artifact: str, port: int, workers: int) -> list[str]:
         "requests=null",
         "reload.poll=null",
         f"limits.body_bytes={view.router.body_bytes}",
+        "limits.drain_seconds=0s",  # routers have left it before it is told to end, or ask another at once
     )
 
 

@@ -22,9 +22,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from penstock.config.rollout import Bandit, Rollout, Shadow
 from penstock.keys import Keys, Purpose, presented
 from penstock.requests import REQUEST_ID, new_request_id
-from penstock.rollout.answers import InvalidError, outputs, rows_asked
+from penstock.rollout.answers import HEAD, InvalidError, outputs, rows_asked
 from penstock.rollout.decision import Decision, RefusedError, decide
-from penstock.rollout.flags import Flags
+from penstock.rollout.flags import KILL, Flags
 from penstock.rollout.fleet import Fleet
 from penstock.rollout.outcomes import Outcomes
 from penstock.rollout.records import Records
@@ -44,6 +44,7 @@ CLIENTS = Purpose("client", b"penstock-client", "penstock rollout keys add CLIEN
 LONGEST_USER = 512
 TEND = 1.0
 MOST = 1e12  # of a number that is decided by
+FORWARDED = (HEAD, b"traceparent", b"content-encoding")
 CARRIED = (b"x-model-version", b"inference-header-content-length", b"retry-after")
 AGAIN = 0.01  # seconds until a champion none of whose replicas could be reached is asked again
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -120,6 +121,7 @@ class Call:
         user_in_clear: The same as it came; the request log hashes it by its own key.
         began: On the monotonic clock, when it had come whole.
         head: What predictors are sent before the body.
+        head_bytes: Of the body, how many are JSON, if tensors follow in binary.
         told: The body out of JSON, once somebody has wanted it.
     """
 
@@ -131,6 +133,7 @@ class Call:
     user_in_clear: str | None
     began: float
     head: bytes
+    head_bytes: int | None = None
     told: Any = None
     is_read: bool = False
 
@@ -145,6 +148,9 @@ class Call:
     @property
     def rows(self) -> int | None:
         """How many it has, if that can be told."""
+        if self.head_bytes is not None:
+            with contextlib.suppress(orjson.JSONDecodeError):
+                return rows_asked(orjson.loads(self.body[: self.head_bytes]), is_plain=self.is_plain)
         return rows_asked(self.read(), is_plain=self.is_plain)
 
 
@@ -302,7 +308,7 @@ class Router:
         self._kept(settings, call, decision, arm, answer, said, failed, took)
 
     async def _call(self, scope: Scope, receive: Receive) -> Call:
-        request = user = None
+        request = user = length = None
         content = b"application/json"
         extra = b""
         for name, value in scope["headers"]:
@@ -312,8 +318,9 @@ class Router:
                 user = value
             elif name == b"content-type":
                 content = value
-            elif name in (b"inference-header-content-length", b"traceparent", b"content-encoding"):
+            elif name in FORWARDED:
                 extra += b"%b: %b\r\n" % (name, value)
+                length = value if name == HEAD else length
         if request is None or not REQUEST_ID.fullmatch(request.decode("latin-1")):
             request = new_request_id().encode()
         body = await self._whole(receive)
@@ -328,7 +335,8 @@ class Router:
             hashed = hashlib.blake2b(user, digest_size=16, key=self._hash_key).hexdigest()
             clear = user.decode("utf-8", "surrogateescape")
         told = request.decode("latin-1")
-        return Call(path, path == self._plain, body, told, hashed, clear, time.monotonic(), head)
+        size = int(length) if length is not None and length.isdigit() else None
+        return Call(path, path == self._plain, body, told, hashed, clear, time.monotonic(), head, size)
 
     async def _whole(self, receive: Receive, most: int | None = None) -> bytes:
         most = most or self.limits.body_bytes
@@ -357,7 +365,12 @@ class Router:
         if pinned is not None:
             return Decision(pinned, None, None, (), f"{settings.stage}-pinned")
         if self.flags is not None:
-            chosen = self.flags.route(call.user or call.request)
+            key, attributes = call.user_in_clear or call.request, self._attributes(call)
+            if not self.flags.is_on(KILL, key, default=True, attributes=attributes):
+                raise Refusal(
+                    503, "switched off", f"predictions of {self.view.model} are switched off by a flag"
+                )
+            chosen = self.flags.route(key, attributes)
             if chosen is not None and chosen in settings.plan.arms and chosen not in settings.off:
                 # Chosen, not drawn: it tells nothing of what the arms are worth to others.
                 return Decision(chosen, None, None, (), f"{settings.stage}-flagged")
@@ -373,6 +386,16 @@ class Router:
         except RefusedError:
             raise Refusal(400, "user", "say whose request it is: the header X-User-Id is missing") from None
         return decision
+
+    @staticmethod
+    def _attributes(call: Call) -> dict[str, Any]:
+        """What targeting may ask for: the columns of the first row."""
+        told = call.read()
+        try:
+            row = told["rows"][0] if call.is_plain else {i["name"]: i["data"][0] for i in told["inputs"]}
+            return {str(name): value for name, value in row.items() if value is not None}
+        except (KeyError, IndexError, TypeError, AttributeError):
+            return {}
 
     @staticmethod
     def _context(settings: Settings, call: Call) -> Sequence[float] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -11,20 +12,29 @@ import tempfile
 from pathlib import Path
 
 import uvicorn
-from prometheus_client import CollectorRegistry
 
 from penstock.config.rollout import Rollout
 from penstock.console import say
 from penstock.errors import PenstockError
-from penstock.http_serving import GRACE, Server, is_loopback, listening, many_files, patient, several
-from penstock.rollout.back import create_back
+from penstock.http_serving import (
+    GRACE,
+    Beat,
+    Server,
+    is_loopback,
+    listening,
+    many_files,
+    patient,
+    several,
+)
 from penstock.rollout.desk import Desk
-from penstock.rollout.records import Records
-from penstock.rollout.router import Router
 from penstock.rollout.shared import Shared
 from penstock.rollout.state import StateError, open_store
 
 __all__ = ["serve"]
+
+BEAT = 0.5
+GARBAGE = (20_000, 20, 20)
+PATIENCE = 10.0  # seconds without a beat, until a process is taken for stuck and killed
 
 
 def serve(view: Rollout) -> int:
@@ -48,10 +58,10 @@ def serve(view: Rollout) -> int:
     port = sock.getsockname()[1]
     say(f"router: http://{router.host}:{port}/v1/models/{view.model}/predict, console at /console/")
     if router.workers == 1:
-        return _one(view, sock)
+        return _one(view, sock, lambda: None)
     with tempfile.TemporaryDirectory(prefix="penstock-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        return several(router.workers, lambda: _one(view, sock), "router")
+        return several(router.workers, lambda beat: _one(view, sock, beat), "router", patience=PATIENCE)
 
 
 def _begun(view: Rollout) -> None:
@@ -71,13 +81,26 @@ def _begun(view: Rollout) -> None:
         say(f"router: {warning}")
 
 
-def _one(view: Rollout, sock: socket.socket) -> int:
+def _one(view: Rollout, sock: socket.socket, beat: Beat) -> int:
     import uvloop
 
-    return uvloop.run(_run(view, sock))
+    return uvloop.run(_run(view, sock, beat))
 
 
-async def _run(view: Rollout, sock: socket.socket) -> int:
+async def _beating(beat: Beat) -> None:
+    while True:
+        beat()
+        await asyncio.sleep(BEAT)
+
+
+async def _run(view: Rollout, sock: socket.socket, beat: Beat) -> int:
+    # Prometheus looks for the folder that processes share when it is imported, so: now.
+    from prometheus_client import CollectorRegistry
+
+    from penstock.rollout.back import create_back
+    from penstock.rollout.records import Records
+    from penstock.rollout.router import Router
+
     with contextlib.closing(open_store(view)) as store:
         settings = Desk(view, store).settings()
     flags = None
@@ -116,10 +139,15 @@ async def _run(view: Rollout, sock: socket.socket) -> int:
         loop.add_signal_handler(number, server.leave)
     with contextlib.suppress(StateError):
         await shared.look()
+    # What is loaded stays: to look through it again and again for what could go would cost more than requests do.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
     tasks = [
         asyncio.create_task(shared.follow()),
         asyncio.create_task(shared.hand_over()),
         asyncio.create_task(app.tend()),
+        asyncio.create_task(_beating(beat)),
     ]
     try:
         await server.serve(sockets=[sock])

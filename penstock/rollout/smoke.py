@@ -21,12 +21,15 @@ from penstock.rollout.upstream import Answer
 __all__ = ["is_ready", "sample_answered", "sample_row", "smoke"]
 
 SECONDS = 5.0
+READY = 0.5  # a supervisor asks all the time, and has others to look after
 PATIENCE = 30.0  # until it is ready
 
 
-def _asked(url: str, method: str, path: str, body: Any = None) -> tuple[int, dict[str, str], bytes]:
+def _asked(
+    url: str, method: str, path: str, body: Any = None, seconds: float = SECONDS
+) -> tuple[int, dict[str, str], bytes]:
     parts = urlsplit(url)
-    with closing(http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=SECONDS)) as c:
+    with closing(http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=seconds)) as c:
         content = None if body is None else json.dumps(body).encode()
         c.request(method, path, content, {"content-type": "application/json"} if content else {})
         answer = c.getresponse()
@@ -36,7 +39,7 @@ def _asked(url: str, method: str, path: str, body: Any = None) -> tuple[int, dic
 def is_ready(url: str, model: str) -> bool:
     """Whether a predictor says that it is."""
     try:
-        return _asked(url, "GET", f"/v2/models/{model}/ready")[0] == 200
+        return _asked(url, "GET", f"/v2/models/{model}/ready", seconds=READY)[0] == 200
     except (OSError, http.client.HTTPException):
         return False
 

@@ -268,16 +268,20 @@ class RedisStore:
         with self._guarded():
             if seconds <= 0:
                 self.client.delete(self._key("fact", key))
-            else:
-                self.client.set(self._key("fact", key), json.dumps(value), px=round(seconds * 1000))
+                return
+            self.client.set(self._key("fact", key), json.dumps(value), px=max(1, round(seconds * 1000)))
+            self.client.sadd(self._key("facts"), key)
 
     def facts(self, prefix: str) -> dict[str, Any]:
-        start = self._key("fact", prefix)
+        names = self._key("facts")  # to search all keys for them would take as long as there are requests
         with self._guarded():
-            keys = list(self.client.scan_iter(f"{_literal(start)}*", count=1000))
-            values = self.client.mget(keys) if keys else []
+            keys = [key for key in self.client.smembers(names) if key.startswith(prefix)]
+            values = self.client.mget([self._key("fact", key) for key in keys]) if keys else []
+            gone = [key for key, value in zip(keys, values, strict=True) if value is None]
+            if gone:
+                self.client.srem(names, *gone)
         return {
-            key[len(start) :]: json.loads(value)
+            key[len(prefix) :]: json.loads(value)
             for key, value in zip(keys, values, strict=True)
             if value is not None
         }
@@ -291,8 +295,3 @@ class RedisStore:
 
     def close(self) -> None:
         self.client.close()
-
-
-def _literal(text: str) -> str:
-    """What a pattern of Redis takes for itself."""
-    return "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in text)

@@ -205,6 +205,7 @@ def _health(app: FastAPI, application: Application) -> None:
     @app.get("/metrics", tags=["health"], response_class=HttpResponse)
     async def measured() -> HttpResponse:
         """Counters for Prometheus, of all processes."""
+        application.metrics.flush()
         text = generate_latest(application.registry)
         return HttpResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 

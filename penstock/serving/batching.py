@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -136,18 +136,29 @@ class Batcher:
 
     def _run_here(self, batch: list[_Waiting]) -> None:
         began = time.perf_counter()
-        result = self._run(batch)
+        results = self._run(batch)
         self.told.run(sum(waiting.rows for waiting in batch), time.perf_counter() - began)
-        _handed_out(batch, result)
+        _handed_out(batch, results)
 
-    def _run(self, batch: list[_Waiting]) -> Outputs | Refusal:
+    def _run(self, batch: list[_Waiting]) -> list[Outputs | Refusal]:
+        """What each request is answered."""
         try:
-            return self.artefact.run([waiting.work for waiting in batch])
-        except Refusal as refusal:
-            return refusal
+            whole = self.artefact.run([waiting.work for waiting in batch])
         except Exception as error:  # whatever the runtime raises is the model's, not the caller's
+            if len(batch) > 1:
+                # One of them may be the cause; the others are not to pay for it.
+                return [result for waiting in batch for result in self._run([waiting])]
             words = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            return Refusal(500, "model", f"the model has failed: {words}")
+            return [Refusal(500, "model", f"the model has failed: {words}")]
+        results: list[Outputs | Refusal] = []
+        start = 0
+        for waiting in batch:
+            try:
+                results.append(outputs_of(whole, start, waiting.rows))
+            except Refusal as refusal:
+                results.append(refusal)
+            start += waiting.rows
+        return results
 
     def _run_there(self, batch: list[_Waiting], pool: ThreadPoolExecutor) -> None:
         self._busy = True
@@ -158,7 +169,7 @@ class Batcher:
             nonlocal answered
             answered = True
             refusal = Refusal(504, "late", f"the model has not answered within {self._patience:.0f} s")
-            _handed_out(batch, refusal)
+            _handed_out(batch, [refusal] * len(batch))
             # It may never come back: what waits behind it is told so now.
             while self._queue:
                 waiting = self._queue.popleft()
@@ -168,7 +179,7 @@ class Batcher:
 
         limit = self._loop.call_later(self._patience, late)
 
-        def finished(future: asyncio.Future[Outputs | Refusal]) -> None:
+        def finished(future: asyncio.Future[list[Outputs | Refusal]]) -> None:
             limit.cancel()
             self._busy = False
             if not answered:
@@ -180,14 +191,6 @@ class Batcher:
         self._loop.run_in_executor(pool, self._run, batch).add_done_callback(finished)
 
 
-def _handed_out(batch: list[_Waiting], result: Outputs | Refusal) -> None:
-    start = 0
-    for waiting in batch:
-        answer = result
-        if not isinstance(result, Refusal):
-            try:
-                answer = outputs_of(result, start, waiting.rows)
-            except Refusal as refusal:
-                answer = refusal
-        start += waiting.rows
-        waiting.done(answer)
+def _handed_out(batch: list[_Waiting], results: Sequence[Outputs | Refusal]) -> None:
+    for waiting, result in zip(batch, results, strict=True):
+        waiting.done(result)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import orjson
 
@@ -28,6 +28,7 @@ __all__ = ["ADMIN", "CLIENT", "Call", "Predictor", "Response", "Route", "routed"
 CLIENT = Purpose("client", b"penstock-client", "penstock keys add CLIENT")
 ADMIN = Purpose("administrator", b"penstock-admin", "penstock keys add NAME --admin")
 DECODERS = 2  # threads that decode pictures
+FLUSH = 0.25  # seconds between writes of what was counted
 
 Protocol = Literal["plain", "v2"]
 Headers = Iterable[tuple[bytes, bytes]]
@@ -137,7 +138,6 @@ class Predictor:
         self.draining = False
         self._loop = asyncio.get_running_loop()
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="penstock-decode")
-        self._counters: dict[tuple[str, ...], Any] = {}
 
     async def open(self) -> None:
         """Load the models, and open the log.
@@ -148,15 +148,22 @@ class Predictor:
         await self.registry.open()
         counters = {name: self.metrics.records.labels(name) for name in ("written", "dropped")}
         self.log = open_requests(self.view.requests, lambda outcome, count: counters[outcome].inc(count))
-        self._watching = asyncio.create_task(self.registry.watch())
+        self._tasks = [asyncio.create_task(self.registry.watch()), asyncio.create_task(self._flushed())]
+
+    async def _flushed(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH)
+            self.metrics.flush()
 
     async def close(self) -> None:
         """Write what is to be logged."""
-        self._watching.cancel()
+        for task in self._tasks:
+            task.cancel()
         self.registry.close()
         self._decoders.shutdown(wait=False)
         if self.log is not None:
             await asyncio.to_thread(self.log.close)
+        self.metrics.flush()
 
     def ready(self) -> bool:
         """Whether a request would be likely to be answered."""
@@ -235,7 +242,7 @@ class Predictor:
                     raise outputs
                 response = _answered(call, lane, asked, outputs)
                 self._count(call, response.status)
-                self._counter("rows", model.name, lane.version).inc(len(work))
+                self.metrics.sum("rows", model.name, lane.version).inc(len(work))
             except Refusal as told:
                 refusal, fault = told, None
                 if refusal.reason == "not_finite":
@@ -272,24 +279,17 @@ class Predictor:
 
     # --- counting -----------------------------------------------------------------------------------
 
-    def _counter(self, name: str, *labels: str) -> Any:
-        """A metric with its labels: looked up once, as that costs more than to count."""
-        found = self._counters.get((name, *labels))
-        if found is None:
-            found = self._counters[name, *labels] = getattr(self.metrics, name).labels(*labels)
-        return found
-
     def _count(self, call: Call, status: int) -> None:
         route = call.route
         # A model that does not exist is no label: anyone could make up as many as they like.
         name = route.model if route.model in self.registry.models else "none"
-        self._counter("requests", name, route.protocol, str(status)).inc()
-        self._counter("seconds", name).observe(time.perf_counter() - call.began)
+        self.metrics.sum("requests", name, route.protocol, str(status)).inc()
+        self.metrics.spread("seconds", name).observe(time.perf_counter() - call.began)
 
     def _refused(self, call: Call, refusal: Refusal) -> Response:
         self._count(call, refusal.status)
         name = call.route.model if call.route.model in self.registry.models else "none"
-        self._counter("refusals", name, refusal.reason).inc()
+        self.metrics.sum("refusals", name, refusal.reason).inc()
         body = orjson.dumps(refusal.content())
         return Response(refusal.status, body, call.request, after=refusal.after)
 

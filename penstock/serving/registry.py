@@ -150,8 +150,8 @@ class Registry:
         return open_artefact(folder, declared, self._rules, most=most)
 
     def _told(self, name: str) -> Told:
-        run_seconds = self.metrics.run_seconds.labels(name)
-        batch_rows, queued = self.metrics.batch_rows.labels(name), self.metrics.queued.labels(name)
+        run_seconds = self.metrics.spread("run_seconds", name)
+        batch_rows, queued = self.metrics.spread("batch_rows", name), self.metrics.queued.labels(name)
         last = 0
 
         def run(rows: int, seconds: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -31,6 +32,7 @@ from penstock.serving.declared import served_models
 __all__ = ["serve"]
 
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
+GARBAGE = (20_000, 20, 20)  # requests make little that refers to itself
 BEATS = 0.25  # seconds between two words to the parent
 
 
@@ -131,6 +133,10 @@ async def _run(view: Serve, sock: socket.socket, beat: Beat) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leave)
     loop.add_signal_handler(signal.SIGHUP, again)
+    # What is loaded stays: to look through it again and again for what could go would cost more than all requests do.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
     beating = loop.create_task(_beating(beat))
     try:
         await server.serve(sockets=[sock])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
+import subprocess
 import time
 
 import pytest
 
 from penstock.rollout.state import open_store
 from tests.penstock.rollout.routers import declaration, plan, predictors, run, running, until
+from tests.servers.programs import free_port, program
 
 SINGLE = {"kind": "single", "champion": "a"}
 HALVES = {
@@ -312,3 +316,54 @@ def test_it_goes_on_without_the_state_and_loses_no_count(tmp_path, monkeypatch):
                 assert sum(counters[arm]["users"] for arm in ("a", "b")) == 101
 
     run(test)
+
+
+def test_routers_share_a_redis_and_go_on_while_it_is_away(tmp_path):
+    port = free_port()
+    command = [
+        program("redis-server", package="redis-server"), "--port", str(port), "--bind", "127.0.0.1",
+        "--appendonly", "yes", "--appendfsync", "always", "--dir", str(tmp_path), "--save", "",
+    ]  # fmt: skip
+
+    def started():
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                return process
+            assert process.poll() is None
+
+    async def test():
+        nonlocal server
+        async with predictors("a", "b") as found:
+            state = {"kind": "redis", "url": f"redis://127.0.0.1:{port}/0"}
+            view = declaration(tmp_path, urls(found, "a", "b"), HALVES, kpi=KPI, state=state)
+            async with running(view) as one, running(view) as other:
+                arms = {}
+                for user in map(str, range(50)):
+                    arms[user] = (await one.predict(user=user, request=user)).headers[b"x-arm"]
+                await one.router.shared.flush()
+                assert (await other.outcome("7", reward=1))[0] == 200
+                server.kill()
+                server.wait()
+                await until(lambda: one.router.shared.is_down and other.router.shared.is_down)
+                for it in (one, other):
+                    assert {u: (await it.predict(user=u)).headers[b"x-arm"] for u in arms} == arms
+                    assert (await it.outcome("8", reward=1))[0] == 503
+                server = started()
+                await until(lambda: not one.router.shared.is_down and not other.router.shared.is_down)
+                assert (await one.outcome("8", reward=1))[0] == 200
+                assert (await other.outcome("7", reward=1))[1]["repeated"] == 1
+                await other.router.shared.flush()
+                counters = one.store.counters("1.0")
+                assert sum(counters[arm]["requests"] for arm in ("a", "b")) == 150
+                assert sum(counters[arm]["users"] for arm in ("a", "b")) == 50
+                assert sum(counters[arm].get("kpi_total", 0) for arm in ("a", "b")) == 2
+                await one.put(plan(strategy=SINGLE))
+                await until(lambda: other.router.shared.settings.champion == "a")
+
+    server = started()
+    try:
+        run(test)
+    finally:
+        server.terminate()
+        server.wait(20)

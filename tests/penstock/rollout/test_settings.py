@@ -16,6 +16,8 @@ from penstock.errors import PenstockError
 from penstock.rollout import settings as rules
 from penstock.rollout.decision import RefusedError, decide
 from penstock.rollout.declared import check_artifacts, declared
+from penstock.rollout.desk import Desk
+from penstock.rollout.state import open_store
 from tests.penstock.rollout.routers import declaration
 
 ARMS = {arm: {"urls": [f"http://127.0.0.1:{port}"]} for port, arm in enumerate(("a", "b", "c"), 9001)}
@@ -313,3 +315,30 @@ def test_what_the_repository_declares_can_be_served():
     for path in sorted(Path("conf/rollout").glob("*.yaml")):
         view = declared(path.stem)
         assert Plan.model_validate(view.plan().model_dump()) == view.plan()
+
+
+def test_an_operator_is_told_what_cannot_be_kept(tmp_path):
+    view = declaration(tmp_path, {"a": ["http://127.0.0.1:1"]}, {"kind": "single", "champion": "a"})
+    store = open_store(view)
+    desk = Desk(view, store)
+    with pytest.raises(PenstockError, match="nothing is in force yet"):
+        desk.pause("me", "")
+    desk.begin()
+    with pytest.raises(PenstockError, match="cannot be kept"):
+        desk.set(["guardrails.within=PT0.1S"], "me", "")
+    with pytest.raises(PenstockError, match="that is what is in force"):
+        desk.set(["strategy.champion=a"], "me", "")
+    with pytest.raises(PenstockError, match="there is no arm z"):
+        desk.stop("z", "me", "")
+    with pytest.raises(PenstockError, match="no file of flags is declared"):
+        desk.flag("x", "on", "me", "")
+    assert len(store.history()) == 1
+    assert desk.set(["guardrails.alpha=0.05"], "me", "x" * 5000).version == 2
+    assert len(store.history()[-1].why) == 1000
+    two = {"a": ["http://127.0.0.1:1"], "b": ["http://127.0.0.1:2"]}
+    again = Desk(declaration(tmp_path, two, {"kind": "single", "champion": "a"}), store)
+    assert "penstock rollout apply" in again.begin()[1]
+    again.apply("me", "")
+    assert again.begin()[1] is None
+    assert set(again.settings().plan.arms) == {"a", "b"}
+    store.close()
