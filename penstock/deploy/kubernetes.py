@@ -146,6 +146,11 @@ def _honoured_by_router(name: str, view: Rollout, cluster: Kubernetes) -> None:
             f"{file}: requests: records and truths would go with the pod",
             hint="name a claim that many pods may write to, conf/deploy/kubernetes.yaml: data: NAME; or requests=null",
         )
+    if view.router.flags is not None and not view.router.flags.startswith("conf/flags/"):
+        raise PenstockError(
+            f"{file}: router.flags: {view.router.flags} is not in conf/flags, which is what pods are given",
+            hint="move it there",
+        )
     folder = [arm for arm, what in view.arms.items() if what.artifact and what.artifact.startswith("/")]
     if folder:
         raise PenstockError(
@@ -186,6 +191,11 @@ def _router_pod(
             {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
             _data(cluster),
             {"name": "conf", "configMap": {"name": "penstock-rollout"}},
+            *(
+                []
+                if view.router.flags is None
+                else [{"name": "flags", "configMap": {"name": "penstock-flags"}}]
+            ),
             {"name": "clients", "secret": {"secretName": "penstock-clients"}},
             {"name": "operators", "secret": {"secretName": "penstock-operators"}},
             {"name": "models", "persistentVolumeClaim": {"claimName": cluster.models, "readOnly": True}},
@@ -239,6 +249,11 @@ def _router_container(name: str, view: Rollout, cluster: Kubernetes, given: Sequ
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  (a mount in a pod)
             {"name": "data", "mountPath": f"{APP}/data"},
             {"name": "conf", "mountPath": f"{APP}/conf/rollout", "readOnly": True},
+            *(
+                []
+                if view.router.flags is None
+                else [{"name": "flags", "mountPath": f"{APP}/conf/flags", "readOnly": True}]
+            ),
             {"name": "clients", "mountPath": f"{APP}/keys/clients", "readOnly": True},
             {"name": "operators", "mountPath": f"{APP}/keys/operators", "readOnly": True},
         ],

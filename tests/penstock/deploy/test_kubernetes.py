@@ -135,6 +135,7 @@ def test_the_committed_router_is_what_is_rendered(tmp_path: Path):
         ({"arms": {"champion": {"artifact": "models/churn", "replicas": 2}}}, "arms.champion.replicas"),
         ({"arms": {"champion": {"artifact": "/home/me/churn"}}}, "arms.champion.artifact"),
         ({"requests": {"kind": "files"}}, "requests: records"),
+        ({"router": {"flags": "elsewhere/churn.json"}}, "router.flags"),
         (
             {
                 "arms": {"champion": {"artifact": "models/churn", "replicas": 2}},

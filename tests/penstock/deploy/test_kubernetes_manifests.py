@@ -217,6 +217,18 @@ def test_settings_come_from_conf(production):
         assert found["data"] == {f"{file}.yaml": (ROOT / f"conf/{group}/{file}.yaml").read_text()}
 
 
+def test_every_volume_is_of_something_that_is_there_and_used(production):
+    there = {(d["kind"], d["metadata"]["name"]) for d in production}
+    for name, pod in pods(production).items():
+        mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
+        assert {volume["name"] for volume in pod["volumes"]} == mounted, name
+        for volume in pod["volumes"]:
+            if "configMap" in volume:
+                assert ("ConfigMap", volume["configMap"]["name"]) in there, name
+            if "persistentVolumeClaim" in volume:
+                assert ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]) in there, name
+
+
 def test_what_the_pods_are_told_composes(production):
     """The overrides in the manifests, by the program's own eyes."""
     for name, part in (("gateway", "gateway"), ("indexer", "indexer")):
