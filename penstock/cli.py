@@ -13,6 +13,7 @@ from penstock.deploy.commands import deploy
 from penstock.errors import PenstockError
 from penstock.experiments.commands import experiment
 from penstock.loading.commands import ingest
+from penstock.rollout.commands import rollout
 from penstock.serving.commands import keys, serve
 from penstock.stream.commands import stream
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.add_typer(ingest, name="ingest")
 app.add_typer(stream, name="stream")
 app.add_typer(deploy, name="deploy")
+app.add_typer(rollout, name="rollout")
 app.command()(serve)
 app.add_typer(keys, name="keys")
 app.add_typer(experiment, name="experiment")

@@ -1,22 +1,24 @@
-"""All parts of a real-time path on this machine, each in a process of its own, started again when it dies."""
+"""Processes that belong together on this machine, each started again when it dies."""
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from penstock.console import say
 
-__all__ = ["Part", "python", "supervise"]
+__all__ = ["Part", "ended", "python", "supervise", "tended"]
 
 FIRST, MOST = 0.5, 30.0  # seconds until a part that has died is started again; doubles
 CALM = 60.0  # seconds after which a part that runs is forgiven
 LEAVE = 25.0  # seconds that a part has to end in order
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -26,10 +28,14 @@ class Part:
     Attributes:
         name: For people.
         command: What it runs.
+        bound: It ends when the supervisor dies, however that comes about; else it goes on without one.
+        starts: How often it was started.
     """
 
     name: str
     command: Sequence[str]
+    bound: bool = False
+    starts: int = 0
     process: subprocess.Popen[bytes] | None = None
     wait: float = FIRST
     began: float = 0.0
@@ -38,16 +44,27 @@ class Part:
     def start(self) -> None:
         """Start it."""
         # In a session of its own: Ctrl-C is for the supervisor, which ends the parts in their order.
-        self.process = subprocess.Popen(self.command, start_new_session=True)
+        self.process = subprocess.Popen(
+            self.command,
+            start_new_session=True,
+            preexec_fn=_dies_with_us if self.bound else None,  # noqa: PLW1509  (supervisors have one thread)
+        )
         self.began = time.monotonic()
+        self.starts += 1
 
 
-def supervise(parts: Sequence[Part], look: float = 0.1) -> int:
+def _dies_with_us() -> None:
+    """In the new process: SIGTERM when the thread that has started it ends. Linux alone has it."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def supervise(parts: Sequence[Part], look: float = 0.1, each: Callable[[], None] | None = None) -> int:
     """Run the parts until SIGTERM or SIGINT; then end them, the first of them first.
 
     Args:
-        parts: In the order in which they end: what takes from outside before what it hands to.
+        parts: In the order in which they end: what takes from outside before what it hands to. More may be added meanwhile.
         look: Seconds between looks at whether all are alive.
+        each: What else is done at each look.
 
     Returns:
         The exit code: 0, or 1 if one had to be killed.
@@ -65,17 +82,20 @@ def supervise(parts: Sequence[Part], look: float = 0.1) -> int:
             part.start()
         while not stopping:
             for part in parts:
-                _tended(part)
+                tended(part)
+            if each is not None:
+                each()
             time.sleep(look)
     finally:
         for part in parts:
-            code |= _ended(part)
+            code |= ended(part)
         for number, handler in before.items():
             signal.signal(number, handler)
     return code
 
 
-def _tended(part: Part) -> None:
+def tended(part: Part) -> None:
+    """Start a part again if it has died, after a while that doubles each time."""
     now = time.monotonic()
     if part.process is None:
         if now >= part.due:
@@ -93,12 +113,18 @@ def _tended(part: Part) -> None:
     part.wait = min(MOST, part.wait * 2)
 
 
-def _ended(part: Part) -> int:
+def ended(part: Part, leave: float = LEAVE) -> int:
+    """End a part in order, or kill it; 1 if it had to be killed.
+
+    Args:
+        part: It.
+        leave: Seconds that it has.
+    """
     if part.process is None or part.process.poll() is not None:
         return 0
     part.process.terminate()
     try:
-        part.process.wait(LEAVE)
+        part.process.wait(leave)
     except subprocess.TimeoutExpired:
         say(f"{part.name} does not end; it is killed")
         part.process.kill()
