@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[1]
 PLACE = ROOT / ".penstock/benchmarks/serve"
 CONNECTIONS = (1, 16, 64)
 MODEL = ROOT / "models/churn"
-PATIENCE = 90.0
+PATIENCE = 180.0
 
 # --- what serves: the least that each asks for ------------------------------------------------------
 
@@ -292,7 +292,11 @@ def peers(workers: int, log: Path) -> list[Peer]:
             "/predict",
             ("ray[serve]==2.60.0", *ONNX),
             {"app.py": RAY},
-            environment={"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_LOG_TO_STDERR": "0"},
+            environment={
+                "RAY_USAGE_STATS_ENABLED": "0",
+                "RAY_SERVE_LOG_TO_STDERR": "0",
+                "RAY_raylet_start_wait_time_s": "120",
+            },
         ),
     ]
 

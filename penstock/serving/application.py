@@ -45,6 +45,7 @@ class Application:
         if several:
             multiprocess.MultiProcessCollector(self.registry)  # type: ignore[no-untyped-call]
         self._predictor: Predictor | None = None  # made on the loop
+        self.predictor_keys = view.keys is not None
         self.rest = _rest(self)
 
     @property
@@ -76,6 +77,12 @@ class Application:
             answer.headers["allow"] = "POST"
             await answer(scope, receive, send)
             return
+        if self.predictor_keys and scope["type"] == "http" and scope["path"] == "/openapi.json":
+            try:
+                self.predictor.require_key(scope["headers"])  # it tells of the models' columns and categories
+            except Refusal as refusal:
+                await _refused(refusal)(scope, receive, send)
+                return
         await self.rest(scope, receive, send)
 
     async def _predict(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
@@ -141,6 +148,13 @@ def _json(content: Any, status: int = 200) -> HttpResponse:
     return HttpResponse(orjson.dumps(content), status, media_type="application/json")
 
 
+def _refused(refusal: Refusal) -> HttpResponse:
+    answer = _json(refusal.content(), refusal.status)
+    if refusal.status == 401:
+        answer.headers["www-authenticate"] = 'Bearer realm="penstock"'
+    return answer
+
+
 def _rest(application: Application) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -164,10 +178,7 @@ def _rest(application: Application) -> FastAPI:
 
     def refused(_: Request, refusal: Exception) -> HttpResponse:
         assert isinstance(refusal, Refusal)
-        answer = _json(refusal.content(), refusal.status)
-        if refusal.status == 401:
-            answer.headers["www-authenticate"] = 'Bearer realm="penstock"'
-        return answer
+        return _refused(refusal)
 
     def failed(_: Request, error: Exception) -> HttpResponse:
         assert isinstance(error, HTTPException)

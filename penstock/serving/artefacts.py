@@ -156,8 +156,13 @@ class Artefact(ABC):
             several = min(most, 16 if self.fixed_cost > 0.001 else 64)
             if several > 1:
                 self.row_cost = max(0.0, self._measured(several) - self.fixed_cost) / (several - 1)
-        except Refusal as error:
-            raise PenstockError(f"{self.title}: {error.error}", hint="export the model anew") from error
+        except PenstockError:
+            raise
+        except Exception as error:  # ONNX Runtime's own exceptions derive from nothing more specific
+            words = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise PenstockError(
+                f"{self.title}: does not run: {words}", hint="export the model anew: `dvc repro`"
+            ) from error
 
     def _measured(self, rows: int) -> float:
         work, took = self.example(rows), []

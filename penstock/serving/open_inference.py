@@ -118,7 +118,7 @@ def decoded(content: bytes, header_length: int | None) -> InferRequest:
         request = _DECODER.decode(head)
     except msgspec.ValidationError as error:
         raise _wrong(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _wrong(f"the body is not JSON: {error}") from None
     if not 0 < len(request.inputs) <= MOST_TENSORS:
         raise _wrong(f"inputs: expected 1 to {MOST_TENSORS} tensors")

@@ -27,7 +27,9 @@ __all__ = ["ADMIN", "CLIENT", "Call", "Predictor", "Response", "Route", "routed"
 
 CLIENT = Purpose("client", b"penstock-client", "penstock keys add CLIENT")
 ADMIN = Purpose("administrator", b"penstock-admin", "penstock keys add NAME --admin")
-DECODERS = 2  # threads that decode pictures
+DECODERS = 2  # threads that decode pictures and large bodies
+LARGE = 131_072  # bytes of a body that is decoded in a thread
+RETRY = 1  # seconds after which a refused request may try again
 FLUSH = 0.25  # seconds between writes of what was counted
 
 Protocol = Literal["plain", "v2"]
@@ -136,6 +138,7 @@ class Predictor:
         self.log: Requests | None = None
         self.keys = None if view.keys is None else Keys(Path(view.keys), CLIENT)
         self.draining = False
+        self._large = 0
         self._loop = asyncio.get_running_loop()
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="penstock-decode")
 
@@ -210,7 +213,7 @@ class Predictor:
         try:
             model = self.registry.model(call.route.model)
             lane = model.lane(call.route.version)
-            if lane.artefact.heavy:
+            if lane.artefact.heavy or len(call.content) > LARGE:
                 self._take_slowly(call, model, lane)
             else:
                 self._submit(call, model, lane, *_decoded(lane, call))
@@ -220,6 +223,17 @@ class Predictor:
             self._defect(call, error)
 
     def _take_slowly(self, call: Call, model: Model, lane: Lane) -> None:
+        """Decode in a thread: pictures, and bodies that would keep the loop from all others."""
+        if self._large >= self.view.limits.large_requests:
+            raise Refusal(503, "queue", "too many large requests are under way; try again", after=RETRY)
+        self._large += 1
+        answered = call.done
+
+        def answer(response: Response) -> None:
+            self._large -= 1
+            answered(response)
+
+        call.done = answer
         future = self._loop.run_in_executor(self._decoders, _decoded, lane, call)
 
         def finished(done: asyncio.Future[tuple[InferRequest | None, Work]]) -> None:

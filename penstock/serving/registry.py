@@ -17,7 +17,6 @@ from typing import Literal
 from penstock.artifact.manifest import MANIFEST
 from penstock.config.serving import Serve, ServedModel
 from penstock.console import say
-from penstock.errors import PenstockError
 from penstock.serving.artefacts import Artefact, Rules, open_artefact
 from penstock.serving.batching import Batcher, Told
 from penstock.serving.declared import served_models
@@ -198,12 +197,12 @@ class Registry:
             model.stamp = _stamp(folder)
             try:
                 lane = await self._lane(name, folder, model.declared)
-            except PenstockError as error:
+            except Exception as error:  # whatever it is, what is loaded goes on
                 model.tries += 1
                 if model.tries in {1, RETRIES}:
                     say(f"serve: {name}: version {before} goes on, as the new one cannot be loaded: {error}")
                 self.metrics.reloads.labels(name, "failed").inc()
-                return Reloaded(name, "failed", before, before, error.message)
+                return Reloaded(name, "failed", before, before, str(getattr(error, "message", error)))
             model.tries = 0
             if lane.version == before:
                 return Reloaded(name, "same", before, before)

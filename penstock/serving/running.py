@@ -68,7 +68,7 @@ def _unix(path: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
+        if path.is_socket():  # of one that was killed
             path.unlink()
         before = os.umask(0o177)
         try:

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from penstock.artifact.manifest import Input
 from penstock.serving.refusals import Fault, Refusal
-from penstock.serving.values import EXACT, WHITE, checker
+from penstock.serving.values import EXACT, SHOWN, WHITE, checker
 
 __all__ = ["Rows", "TableDecoder"]
 
+MOST_FAULTS = 200  # after which nothing more is looked for
 PLAIN = {"integer", "number", "boolean", "category", "text"}  # types that msgspec can check
 
 
@@ -99,7 +100,7 @@ class TableDecoder:
         if self._quick is not None:
             try:
                 found = self._quickly(self._quick.decode(content).rows)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 found = None
             if found is not None:
                 return found
@@ -131,7 +132,10 @@ class TableDecoder:
             if not isinstance(row, dict):
                 raise Refusal(422, "contract", f"row {at}: expected an object of columns and their values")
             if not self.ignore_others and not row.keys() <= self._known:
-                faults.extend(Fault(at, name, self._unknown(name)) for name in row.keys() - self._known)
+                strange = sorted(row.keys() - self._known)[:MOST_FAULTS]
+                faults.extend(Fault(at, name[:SHOWN], self._unknown(name)) for name in strange)
+            if len(faults) > MOST_FAULTS:
+                raise Refusal.of_faults(faults)
         columns = {name: [row.get(name) for row in found] for name in self.names}
         return self._checked(columns, len(found), faults)
 
@@ -158,6 +162,8 @@ class TableDecoder:
             checked = [check(value) for value in columns[name]]
             faults.extend(Fault(at, name, told) for at, (_, told) in enumerate(checked) if told is not None)
             typed.append([value for value, _ in checked])
+            if len(faults) > MOST_FAULTS:
+                break
         if faults:
             raise Refusal.of_faults(sorted(faults, key=lambda fault: fault.row))
         at = self._numbers
@@ -176,6 +182,8 @@ class TableDecoder:
             )
 
     def _unknown(self, name: str) -> str:
+        if len(name) > SHOWN:  # to look for what is like it would take as long as its sender likes
+            return "the model has no such column"
         near = difflib.get_close_matches(name, self.names, n=1)
         return "the model has no such column" + (f"; did you mean {near[0]!r}?" if near else "")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from penstock.config import Column
 
-__all__ = ["MISSING", "UNFIT", "WHITE", "Check", "checker", "shown"]
+__all__ = ["MISSING", "SHOWN", "UNFIT", "WHITE", "Check", "checker", "shown"]
 
 MISSING = None
 

@@ -43,8 +43,11 @@ class Limits(View):
 
     body_bytes: Count = 4_194_304
     rows: Count = 4096  # of one request
-    pixels: Count = 67_108_864  # of the pictures of one request, together
+    pixels: Count = 16_777_216  # of the pictures of one request, together
     queued_rows: Count = 16_384  # that wait for a model, in one process; beyond, 503
+    large_requests: Count = (
+        32  # pictures, and bodies of more than 128 KiB, under way in one process; beyond, 503
+    )
     connections: Count = 4096  # of one process
     body_seconds: Duration = timedelta(seconds=20)  # until a request has come whole; beyond, 408
     idle_seconds: Duration = timedelta(seconds=65)  # between two requests of a connection

@@ -167,6 +167,7 @@ REFUSED = {
     "no object": (b'{"rows": [7]}', 422, "row 0"),
     "a key beside rows": (json.dumps({"rows": [row()], "k": 1}).encode(), 422, "'k'"),
     "not a number's bytes": (b'{"rows": [{"age": NaN}]}', 400, "not JSON"),
+    "lists without end": (b'{"rows": ' + b"[" * 50_000, 400, "not JSON"),
     "not UTF-8": (b'{"rows": [{"plan": "\xff"}]}', 400, "not JSON"),
 }
 
@@ -231,6 +232,20 @@ def test_an_answer_that_is_no_number_is_an_error_and_no_answer(running):
     assert "no finite number" in answer.json()["error"]
     assert running.predict(row(income=4), model="faulty").json()["rows"] == [{"value": 42.0}]
     assert running.metric("penstock_serving_refusals_total", model="faulty", reason="not_finite") == 1
+
+
+def test_tensors_nested_without_end_are_refused(running):
+    body = b'{"inputs":[{"name":"age","datatype":"FP32","shape":[1],"data":' + b"[" * 50_000
+    assert running.infer(body).status_code == 400
+
+
+def test_a_request_of_nothing_but_mistakes_is_told_of_some_of_them(running):
+    strange = {f"column-{number}-{'x' * 200}": 1 for number in range(300)}
+    began = time.perf_counter()
+    answer = running.predict(row(age="abc") | strange)
+    assert answer.status_code == 422
+    assert len(answer.json()["errors"]) == 100
+    assert time.perf_counter() - began < 5
 
 
 def test_a_body_that_does_not_end_is_not_waited_for(running):
@@ -428,6 +443,7 @@ def test_who_has_no_key_is_not_answered_and_what_is_asked_is_logged(tmp_path):
         assert running.predict(row()).status_code == 401
         assert running.predict(row(), authorization=f"Bearer {device}").status_code == 401
         assert httpx.get(f"{running.url}/v2/models").status_code == 401
+        assert httpx.get(f"{running.url}/openapi.json").status_code == 401
         assert httpx.get(f"{running.url}/v2/health/ready").status_code == 200
         for number in range(3):
             answer = running.predict(
