@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from penstock.experiments.counts import Joint, Proportion, Sample
 
-__all__ = ["Alternative", "Comparison", "Estimate", "adjusted", "estimate", "ratio", "stratified"]
+__all__ = ["Alternative", "Comparison", "Estimate", "adjusted", "cautious", "estimate", "ratio", "stratified"]
 
 Alternative = Literal["two-sided", "greater", "less"]
+UNEQUAL = 1.5  # times as many units in one arm as in the other
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,20 @@ def adjusted(*arms: Joint) -> list[Estimate]:
     return found
 
 
+def cautious(one: Estimate, other: Estimate) -> tuple[Estimate, Estimate]:
+    """Where one arm has far fewer units, they are not taken to vary less than those of the other arm.
+
+    Of a skewed metric few units rarely include a large value: then both their mean and their variance come out too small, and a
+    difference seems certain that is none. In arms of about equal size this cancels out.
+    """
+    if not min(one.count, other.count) * UNEQUAL < max(one.count, other.count):
+        return one, other
+    few, many = sorted((one, other), key=lambda arm: arm.count)
+    if few.count and few.variance * few.count < many.variance * many.count:
+        few = replace(few, variance=many.variance * many.count / few.count)
+    return (few, many) if one.count < other.count else (many, few)
+
+
 def stratified(pairs: Sequence[tuple[Sample | Estimate, Sample | Estimate]]) -> tuple[Estimate, Estimate]:
     """Control and treatment over times of different shares, such as the steps of a ramp.
 
@@ -125,7 +140,7 @@ def stratified(pairs: Sequence[tuple[Sample | Estimate, Sample | Estimate]]) -> 
     paradox). Instead each time's means count with the same weight in both, 1 / (1/n_c + 1/n_t). The counts of the result are
     effective ones: of two arms of equal size that know as much.
     """
-    known = [(estimate(one), estimate(other)) for one, other in pairs]
+    known = [cautious(estimate(one), estimate(other)) for one, other in pairs]
     known = [
         (one, other)
         for one, other in known

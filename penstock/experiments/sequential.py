@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from penstock.errors import PenstockError
 from penstock.experiments.counts import Proportion, Sample
-from penstock.experiments.estimates import Alternative, Comparison, Estimate, estimate
+from penstock.experiments.estimates import Alternative, Comparison, Estimate, cautious, estimate
 from penstock.experiments.horizon import holm
 
 __all__ = [
@@ -98,7 +98,7 @@ def always_valid(
         alternative: Whether treatment is looked for on one side only; the interval then has one end.
         margin: The difference that is tested, 0 as a rule.
     """
-    one, other = estimate(control), estimate(treatment)
+    one, other = cautious(estimate(control), estimate(treatment))
     difference, variance = other.value - one.value, one.variance + other.variance
     p, low, high = 1.0, -math.inf, math.inf
     if min(one.count, other.count) >= LEAST and variance > 0:

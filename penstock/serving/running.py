@@ -56,7 +56,7 @@ def serve(view: Serve) -> int:
         with tempfile.TemporaryDirectory(prefix="penstock-metrics-") as folder:
             os.environ[METRICS] = folder
             patience = view.limits.answer_seconds.total_seconds() + BEATS
-            return several(view.workers, lambda beat: _one(view, sock, beat), "serve", patience=patience)
+            return several(view.workers, lambda _, beat: _one(view, sock, beat), "serve", patience=patience)
     finally:
         if view.socket is not None:
             with contextlib.suppress(FileNotFoundError):
