@@ -68,6 +68,7 @@ bench: env  ## Measure the claims of the README side by side.
 	python benchmarks/predict.py
 	python benchmarks/latency.py
 	python benchmarks/images.py
+	python benchmarks/recommend.py
 	python benchmarks/files.py
 	python benchmarks/databases.py
 	python benchmarks/rest.py
@@ -75,12 +76,13 @@ bench: env  ## Measure the claims of the README side by side.
 	python benchmarks/steps.py
 	python benchmarks/lake.py
 	python benchmarks/loads.py
+	python benchmarks/experiments.py
+	python benchmarks/off_policy.py
+	python benchmarks/predictor_image.py
 	python benchmarks/serve.py
 	python benchmarks/rollout.py cost
 	python benchmarks/rollout.py switch
 	python benchmarks/rollout.py roll
-	python benchmarks/experiments.py
-	python benchmarks/off_policy.py
 
 LOCKING := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from penstock.console import USER_ERROR, fail, progress, say
+from penstock.deploy.commands import deploy
 from penstock.errors import PenstockError
 from penstock.experiments.commands import experiment
 from penstock.loading.commands import ingest
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.add_typer(ingest, name="ingest")
 app.add_typer(stream, name="stream")
 app.add_typer(rollout, name="rollout")
+app.add_typer(deploy, name="deploy")
 app.command()(serve)
 app.add_typer(keys, name="keys")
 app.add_typer(experiment, name="experiment")
@@ -65,10 +67,13 @@ def dataset(
     positive: Annotated[
         str | None, typer.Option(help="Of two classes, the one whose probability counts.")
     ] = None,
+    user: Annotated[str | None, typer.Option(help="Of interactions, the column that says who.")] = None,
+    item: Annotated[str | None, typer.Option(help="Of interactions, the column that says what.")] = None,
+    time: Annotated[str | None, typer.Option(help="Of interactions, the column that says when.")] = None,
     force: Annotated[bool, typer.Option(help="Replace the file if it is there.")] = False,
 ) -> None:
     """Write the settings of a new data set, with a contract inferred from a file or a folder."""
-    from penstock.scaffold import infer, infer_pictures
+    from penstock.scaffold import infer, infer_interactions, infer_pictures
     from penstock.storage import write_text
 
     out = Path("conf/dataset") / f"{name}.yaml"
@@ -80,8 +85,15 @@ def dataset(
         raise PenstockError(f"{out}: exists", hint="choose another name, or --force")
     if path.is_dir() and not (path / "_penstock").is_dir():
         write_text(out, infer_pictures(path, name))
+    elif user is not None and item is not None and time is not None:
+        write_text(out, infer_interactions(path, name, user=user, item=item, time=time))
+    elif user is not None or item is not None or time is not None:
+        raise PenstockError(f"{path}: interactions need three columns", hint="name --user, --item and --time")
     elif target is None:
-        raise PenstockError(f"{path}: which column is to be predicted?", hint="name it: --target COLUMN")
+        raise PenstockError(
+            f"{path}: which column is to be predicted?",
+            hint="name it: --target COLUMN; or, of interactions, --user, --item and --time",
+        )
     else:
         write_text(out, infer(path, name, target=target, positive=positive))
     say(f"{out} written. Read it, then: penstock params && dvc repro --glob '*@{name}'")
@@ -109,7 +121,13 @@ def predict(
 ) -> None:
     """Score a file, or pictures, with an artefact. What breaks its contract goes to quarantine, and is counted."""
     from penstock.artifact.picture_manifest import is_of_pictures
+    from penstock.artifact.recommender_manifest import is_of_interactions
 
+    if is_of_interactions(model):
+        raise PenstockError(
+            f"{model}: recommends items, and scores no rows",
+            hint="penstock.artifact.recommender_model.load(folder).recommend([[id, …]])",
+        )
     rejects = quarantine or out.with_name(f"{out.name.split('.')[0]}.quarantine.parquet")
     if is_of_pictures(model):
         if keep:
@@ -181,6 +199,58 @@ def reproduce(
             f"not reproduced: {difference}", hint="`dvc repro --force` here, and compare what changes"
         )
     say(f"{clones} fresh clones arrive at the committed dvc.lock, hash for hash")
+
+
+@app.command()
+def sign(
+    model: Annotated[
+        Path | None, typer.Argument(help="Folder of an artefact, such as models/churn.", show_default=False)
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="The private key: PEM, P-256, P-384 or P-521.", show_default=False)
+    ] = None,
+    make_key: Annotated[
+        Path | None,
+        typer.Option(
+            help="Make a key pair first: this file, and beside it the public one as .pub.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Sign an artefact (OpenSSF model signing) and attest where it comes from (in-toto, SLSA)."""
+    from penstock.artifact import provenance, signature
+
+    if make_key is not None:
+        say(f"{make_key} made; what verifies needs {signature.make_key(make_key)}")
+        key = key or make_key
+    if model is None:
+        if make_key is None:
+            raise PenstockError("nothing to sign", hint="penstock sign models/churn --key PRIVATE_KEY")
+        return
+    if key is None:
+        raise PenstockError(
+            "which key?", hint="name it: --key PRIVATE_KEY; or make one: --make-key PRIVATE_KEY"
+        )
+    attestation = provenance.attest(model, key, Path())
+    say(f"{signature.sign(model, key)} and {attestation} written")
+
+
+@app.command()
+def verify(
+    model: Annotated[Path, typer.Argument(help="Folder of an artefact, such as models/churn.")],
+    key: Annotated[Path, typer.Option(help="The public key.")],
+    provenance: Annotated[bool, typer.Option(help="Ask for its attestation too, and print it.")] = True,
+) -> None:
+    """Verify that an artefact is the one that was signed, file by file; exit code 2 if not."""
+    from penstock.artifact.signature import verify as verified
+
+    digest = verified(model, key)
+    if provenance:
+        import json
+
+        from penstock.artifact.provenance import attested
+
+        print(json.dumps(attested(model, key)["predicate"], indent=2))
+    say(f"{model}: signed by {key}, sha256:{digest}")
 
 
 def main() -> None:
