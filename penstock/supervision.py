@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -37,20 +39,29 @@ class Part:
     bound: bool = False
     starts: int = 0
     process: subprocess.Popen[bytes] | None = None
+    group: int | None = None
     wait: float = FIRST
     began: float = 0.0
     due: float = field(default=0.0)
 
     def start(self) -> None:
-        """Start it."""
+        """Start it, once nothing is left of the one before."""
+        self.clear(signal.SIGKILL)
         # In a session of its own: Ctrl-C is for the supervisor, which ends the parts in their order.
         self.process = subprocess.Popen(
             self.command,
             start_new_session=True,
             preexec_fn=_dies_with_us if self.bound else None,  # noqa: PLW1509  (supervisors have one thread)
         )
+        self.group = self.process.pid
         self.began = time.monotonic()
         self.starts += 1
+
+    def clear(self, number: signal.Signals) -> None:
+        """End what a part that is gone has left behind: its workers would go on to listen where the next one is to."""
+        if self.group is not None and (self.process is None or self.process.poll() is not None):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.group, number)
 
 
 def _dies_with_us() -> None:
@@ -107,6 +118,7 @@ def tended(part: Part) -> None:
             part.wait = FIRST
         return
     part.process = None
+    part.clear(signal.SIGTERM)
     part.due = now + part.wait
     why = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit code {status}"
     say(f"{part.name} has ended ({why}); it is started again in {part.wait:.1f} s")
@@ -121,6 +133,7 @@ def ended(part: Part, leave: float = LEAVE) -> int:
         leave: Seconds that it has.
     """
     if part.process is None or part.process.poll() is not None:
+        part.clear(signal.SIGTERM)
         return 0
     part.process.terminate()
     try:
@@ -129,6 +142,7 @@ def ended(part: Part, leave: float = LEAVE) -> int:
         say(f"{part.name} does not end; it is killed")
         part.process.kill()
         part.process.wait()
+        part.clear(signal.SIGKILL)
         return 1
     return 0
 

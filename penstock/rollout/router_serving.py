@@ -61,7 +61,7 @@ def serve(view: Rollout) -> int:
         return _one(view, sock, lambda: None)
     with tempfile.TemporaryDirectory(prefix="penstock-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        return several(router.workers, lambda beat: _one(view, sock, beat), "router", patience=PATIENCE)
+        return several(router.workers, lambda _, beat: _one(view, sock, beat), "router", patience=PATIENCE)
 
 
 def _begun(view: Rollout) -> None:

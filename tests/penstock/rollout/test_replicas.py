@@ -80,7 +80,9 @@ def test_a_version_that_leaks_is_started_again_and_it_is_counted(tmp_path):
     finally:
         replicas.end()
         store.close()
-    assert all(one.part.process.poll() is not None for one in replicas.running.values())
+    # The one that leaks may be between two starts.
+    left = [one.part.process for one in replicas.running.values() if one.part.process is not None]
+    assert all(process.poll() is not None for process in left)
 
 
 def test_which_artefact_each_replica_should_serve():
