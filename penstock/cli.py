@@ -11,6 +11,7 @@ import typer
 from penstock.console import USER_ERROR, fail, progress, say
 from penstock.errors import PenstockError
 from penstock.loading.commands import ingest
+from penstock.serving.commands import keys, serve
 from penstock.stream.commands import stream
 
 __all__ = ["app", "main"]
@@ -25,6 +26,8 @@ app = typer.Typer(
 
 app.add_typer(ingest, name="ingest")
 app.add_typer(stream, name="stream")
+app.command()(serve)
+app.add_typer(keys, name="keys")
 
 
 @app.command()

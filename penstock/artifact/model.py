@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from penstock.artifact import manifest as manifests
-from penstock.artifact.inputs import feeds
 from penstock.artifact.manifest import MODEL, Manifest
 from penstock.errors import PenstockError
 
 if TYPE_CHECKING:
+    import polars as pl
     from onnxruntime import InferenceSession
 
 __all__ = ["Model", "load", "open_session", "read_verified"]
@@ -41,6 +40,9 @@ class Model:
         Args:
             frame: The manifest's columns, typed as its contract says.
         """
+        # Late, as polars below: a predictor that is given arrays has none.
+        from penstock.artifact.inputs import feeds
+
         return self.run_arrays(feeds(frame, self.manifest.inputs))
 
     def run_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -55,6 +57,8 @@ class Model:
             binary: label, probability (of the positive class). multiclass: label and one
             probability_<class> each. regression: value.
         """
+        import polars as pl
+
         outputs = self.run(frame)
         if self.manifest.classes is None:
             return pl.DataFrame({"value": outputs["value"][:, 0]})

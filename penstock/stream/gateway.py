@@ -8,8 +8,6 @@ route inside the application, whose OpenAPI describes it all the same.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import time
 import zlib
 from collections import OrderedDict
@@ -24,6 +22,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from starlette.routing import Route
 
 from penstock.config.streaming import Stream
+from penstock.keys import presented
 from penstock.sources.secrets import hidden
 from penstock.stream.keys import Keys
 from penstock.stream.log import FullError, Log, UnavailableError
@@ -170,7 +169,7 @@ class Door:
         """
         if self.keys is None:
             return None
-        key = _key(headers)
+        key = presented(headers)
         found = None if key is None else self.keys.device(key)
         if found is None:
             told = "expected the device's key: Authorization: Bearer KEY, X-Api-Key, or HTTP basic"
@@ -269,22 +268,6 @@ class Door:
 
 def _too_large(most: int) -> Refusal:
     return Refusal(413, "size", f"expected at most {most} bytes of a message, unpacked")
-
-
-def _key(headers: list[tuple[bytes, bytes]]) -> str | None:
-    for name, value in headers:
-        if name == b"x-api-key":
-            return value.decode("latin-1")
-        if name == b"authorization":
-            kind, _, rest = value.partition(b" ")
-            if kind.lower() == b"bearer":
-                return rest.strip().decode("latin-1")
-            if kind.lower() == b"basic":
-                try:
-                    return base64.b64decode(rest, validate=True).partition(b":")[2].decode()
-                except (binascii.Error, UnicodeDecodeError):
-                    return None
-    return None
 
 
 # --- HTTP -------------------------------------------------------------------------------------------

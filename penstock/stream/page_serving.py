@@ -78,7 +78,7 @@ def serve(view: Stream) -> int:
 async def _run(view: Stream) -> int:
     import uvicorn
 
-    from penstock.stream.gateway_serving import Server, listening
+    from penstock.http_serving import Server, listening
 
     if view.page.host not in {"127.0.0.1", "localhost", "::1"}:
         raise PenstockError(

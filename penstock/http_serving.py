@@ -1,0 +1,344 @@
+"""Programs that answer HTTP and stay: where they may listen, processes that share a port, connections that say nothing, the end.
+
+What is served is an ASGI application; uvicorn speaks HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import os
+import resource
+import signal
+import socket
+import ssl
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from penstock.console import USER_ERROR, fail, say
+from penstock.errors import PenstockError
+
+__all__ = [
+    "BACKLOG",
+    "GRACE",
+    "Server",
+    "is_loopback",
+    "listening",
+    "many_files",
+    "patient",
+    "require_keys",
+    "several",
+]
+
+BACKLOG = 4096
+GRACE = 10  # seconds for what is in flight when it is told to stop
+FILES = 65_536
+FIRST, MOST = 0.25, 30.0  # seconds before a process that has died young is started again; doubles each time
+LOOK = 0.05  # seconds between looks while one is missing
+FULL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+HANDLED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+CALM = 10.0  # seconds after which a process that runs is forgiven that others have died
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a host's address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def require_keys(name: str, host: str, keys: str | None, certificate: str | None, hint: str) -> None:
+    """Refuse to listen where others can come without a key, and warn where what they send can be read on the way.
+
+    Args:
+        name: Of what listens, as its file of conf/ calls it.
+        host: Where it listens.
+        keys: The file of keys, if keys are asked for.
+        certificate: Of TLS, if it does TLS itself.
+        hint: How to make a file of keys.
+
+    Raises:
+        PenstockError: The address can be reached from elsewhere, and no keys are asked for.
+    """
+    if is_loopback(host):
+        return
+    if keys is None:
+        raise PenstockError(
+            f"{name}.host: {host} can be reached from elsewhere, and no keys are asked for", hint=hint
+        )
+    if certificate is None:
+        say(
+            f"{name}: warning: keys and what is sent travel in the clear; set {name}.certificate, or have a proxy do TLS"
+        )
+
+
+def many_files() -> None:
+    """Raise the bound on open files as far as is allowed: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def listening(host: str, port: int, name: str) -> socket.socket:
+    """A socket that listens where it is declared.
+
+    Args:
+        host: An address of this machine.
+        port: 0 takes one that is free.
+        name: Of what listens, as conf/stream/ calls it.
+
+    Raises:
+        PenstockError: Another has the port, or there is no such address.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        sock = socket.socket(found[0][0])
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(found[0][4])
+        sock.listen(BACKLOG)
+    except OSError as error:
+        raise PenstockError(
+            f"{name}: cannot listen at {host}:{port}: {error.strerror}",
+            hint=f"choose another: {name}.port=0 takes one that is free",
+        ) from error
+    sock.setblocking(False)
+    return sock
+
+
+def several(workers: int, run: Callable[[], int], name: str) -> int:
+    """As many processes as are wanted; one that dies is started again.
+
+    They are forked before any thread or loop is begun, so that what is open here (the socket that listens) is theirs too:
+    a connection that waits to be accepted outlives whoever was to accept it. SIGHUP is passed on to all of them.
+
+    Args:
+        workers: How many.
+        run: What each does; its exit code.
+        name: Of the program, for people.
+
+    Returns:
+        The exit code: 0, or ``USER_ERROR`` if one of the first has ended with that.
+    """
+    return _Workers(workers, run, name).supervise()
+
+
+class _Workers:
+    def __init__(self, workers: int, run: Callable[[], int], name: str) -> None:
+        self.wanted, self.run, self.name = workers, run, name
+        self.alive: dict[int, float] = {}  # process → when it was started
+        self.first: set[int] = set()  # those that nothing has been before
+        self.stopping = False
+        self.code = 0
+        self.wait, self.due = FIRST, 0.0
+
+    def supervise(self) -> int:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop())
+        signal.signal(signal.SIGHUP, lambda *_: self._signal(signal.SIGHUP))
+        for _ in range(self.wanted):
+            self._start()
+        self.first = set(self.alive)
+        while self.alive or not self.stopping:
+            whole = self.stopping or len(self.alive) == self.wanted
+            pid, status = _ended(None if whole else LOOK)
+            if pid in self.alive:
+                self._gone(pid, os.waitstatus_to_exitcode(status))
+            if not self.stopping and len(self.alive) < self.wanted and time.monotonic() >= self.due:
+                self._start()
+        return self.code
+
+    def _start(self) -> None:
+        # A signal that comes while there are two of us is for whom it was sent to, once it can be handled.
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._child()
+            self.alive[pid] = time.monotonic()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+        if self.stopping:
+            self._signal(signal.SIGTERM)
+
+    def _child(self) -> NoReturn:
+        code = 1
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+            code = self.run()
+        except PenstockError as error:
+            code = fail(error, where=self.name)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+
+    def _gone(self, pid: int, code: int) -> None:
+        from prometheus_client import multiprocess
+
+        lived = time.monotonic() - self.alive.pop(pid)
+        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+        if self.stopping:
+            return
+        if code == USER_ERROR and pid in self.first and lived < CALM:
+            self.code = USER_ERROR  # it has said why; none of the others will do better
+            self._stop()
+            return
+        calm = lived > CALM
+        self.wait = FIRST if calm else min(MOST, self.wait * 2)
+        self.due = time.monotonic() + (0.0 if calm else self.wait)
+        say(f"{self.name}: process {pid} has ended ({code}); another is started")
+
+    def _stop(self) -> None:
+        self.stopping = True
+        self._signal(signal.SIGTERM)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for pid in list(self.alive):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
+def _ended(patience: float | None) -> tuple[int, int]:
+    """A child that has ended, and its status; (0, 0) if none has within ``patience`` seconds."""
+    try:
+        if patience is None:
+            return os.wait()
+        pid, status = os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        pid, status = 0, 0
+    if pid == 0:
+        time.sleep(patience or LOOK)
+    return pid, status
+
+
+class Server(uvicorn.Server):
+    """Told to stop by us: uvicorn would end the process by the same signal, with what it writes to still open.
+
+    Where processes share a socket, each accepts one connection and then looks to those that it has: by itself a process that
+    is woken first would take all that wait, and the others none.
+    """
+
+    def leave(self) -> None:
+        """Take nothing new, and finish what is under way."""
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])
+        self.servers = [_Accepting(self, sock) for sock in sockets or []]  # type: ignore[misc]
+
+
+class _Accepting:
+    """In the place of asyncio's server."""
+
+    def __init__(self, server: Server, sock: socket.socket) -> None:
+        self._server, self._sock = server, sock
+        self._loop = asyncio.get_running_loop()
+        self._coming: set[asyncio.Task[Any]] = set()
+        self._loop.add_reader(sock, self._accept)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._sock)
+
+    async def wait_closed(self) -> None:
+        if self._coming:
+            await asyncio.wait(self._coming)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._sock.accept()
+        except OSError as error:
+            if error.errno in FULL:
+                # No file is left for it: until one is, looking again at once would only keep the loop busy.
+                self._loop.remove_reader(self._sock)
+                self._loop.call_later(FIRST, self._again)
+            return
+        connection.setblocking(False)
+        if connection.family != socket.AF_UNIX:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        task = self._loop.create_task(self._connected(connection))
+        self._coming.add(task)
+        task.add_done_callback(self._coming.discard)
+
+    def _again(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._loop.add_reader(self._sock, self._accept)
+
+    async def _connected(self, connection: socket.socket) -> None:
+        config, server = self._server.config, self._server
+
+        def protocol() -> asyncio.Protocol:
+            kind: Any = config.http_protocol_class
+            made: asyncio.Protocol = kind(
+                config=config, server_state=server.server_state, app_state=server.lifespan.state
+            )
+            return made
+
+        try:
+            await self._loop.connect_accepted_socket(protocol, connection, ssl=config.ssl)
+        except (OSError, ssl.SSLError):  # it went, or does not speak TLS
+            connection.close()
+
+
+def patient(
+    patience: float, most: int, protocol: type[HttpToolsProtocol] = HttpToolsProtocol
+) -> type[HttpToolsProtocol]:
+    """Uvicorn's protocol, with a limit on connections and on how long one may be open before it has asked for anything.
+
+    A connection that says nothing costs whoever makes it nothing; here it is the first to go when there are too many.
+
+    Args:
+        patience: Seconds until the head of the first request has come.
+        most: Connections at a time.
+        protocol: What is to be limited.
+    """
+    silent: dict[Any, None] = {}  # in the order in which they came
+
+    class Patient(protocol):  # type: ignore[misc, valid-type]
+        _limit: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            silent[self] = None
+            self._limit = self.loop.call_later(patience, self._give_up)
+            if len(self.connections) > most:
+                oldest = next(iter(silent))
+                oldest._give_up()
+
+        def on_headers_complete(self) -> None:
+            self._heard()
+            super().on_headers_complete()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._heard()
+            super().connection_lost(exc)
+
+        def _heard(self) -> None:
+            silent.pop(self, None)
+            if self._limit is not None:
+                self._limit.cancel()
+                self._limit = None
+
+        def _give_up(self) -> None:
+            self._heard()
+            if self.transport is not None and not self.transport.is_closing():
+                self.transport.abort()
+
+    return Patient
