@@ -227,7 +227,7 @@ def slices(chosen: NDArray[np.int64], least: int, reference: Stack, window: Stac
 
     Args:
         chosen: Codes that are slices, shape (slices,).
-        least: Rows that a slice must have in the window.
+        least: Rows that a slice must have in the window; three times as many in the reference.
         reference: Of shape (samples, …).
         window: Likewise, with truths.
 
@@ -235,7 +235,8 @@ def slices(chosen: NDArray[np.int64], least: int, reference: Stack, window: Stac
         Shape (samples, slices, 2); 0 where a slice is too small.
     """
     n, m = window.known[:, chosen], reference.known[:, chosen]
-    judged = (n >= least) & (m >= least)
+    # A resample of a few rows has lighter tails than the world: such a slice would be called out too often.
+    judged = (n >= least) & (m >= 3 * least)
     n, m = np.maximum(n, 1.0), np.maximum(m, 1.0)
     found = []
     for at, name in enumerate(("loss", "residual")):

@@ -68,6 +68,7 @@ class Reference:
         embedding: Of inputs and the score.
         sketch: Of the frame.
         slices: Codes that are judged as slices.
+        known: Calibrations by kind and size.
     """
 
     frame: pl.DataFrame
@@ -78,7 +79,7 @@ class Reference:
     embedding: Embedding
     sketch: Sketch
     slices: NDArray[np.int64]
-    _calibrated: dict[tuple[str, int], dict[str, Calibration]] = field(default_factory=dict)
+    known: dict[tuple[str, int], dict[str, Calibration]] = field(default_factory=dict)
 
     @cached_property
     def stack(self) -> Stack:
@@ -150,10 +151,17 @@ class Reference:
             kind: "inputs" or "truths".
             rows: Of the window. Limits are those of the next smaller size on a ladder, which are wider.
         """
-        size = _rung(rows)
-        if (kind, size) not in self._calibrated:
-            self._calibrated[kind, size] = self._calibrate(kind, size)
-        return self._calibrated[kind, size]
+        size = self.rung(rows)
+        if (kind, size) not in self.known:
+            self.known[kind, size] = self._calibrate(kind, size)
+        return self.known[kind, size]
+
+    @staticmethod
+    def rung(rows: int) -> int:
+        """The size that a window is calibrated as."""
+        if rows < LEAST:
+            return LEAST
+        return int(LEAST * GROWTH ** int(np.log(rows / LEAST) / np.log(GROWTH) + 1e-9))
 
     def _calibrate(self, kind: str, size: int) -> dict[str, Calibration]:
         rng = np.random.default_rng(size)
@@ -165,12 +173,6 @@ class Reference:
         joined = {name: np.concatenate([each[name] for each in done]) for name in done[0]}
         # A half each for what needs truth and what does not.
         return _jointly(joined, self.limits.alpha / 2)
-
-
-def _rung(rows: int) -> int:
-    if rows < LEAST:
-        return LEAST
-    return int(LEAST * GROWTH ** int(np.log(rows / LEAST) / np.log(GROWTH) + 1e-9))
 
 
 def _jointly(families: Families, alpha: float) -> dict[str, Calibration]:

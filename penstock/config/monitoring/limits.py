@@ -21,7 +21,7 @@ Positive = Annotated[float, Field(gt=0.0)]
 class Limits(View):
     """Of a window against the reference."""
 
-    alpha: OpenShare = 0.03  # probability that anything at all is said of a window in which nothing is wrong
+    alpha: OpenShare = 0.02  # probability that anything at all is said of a window in which nothing is wrong
     resamples: Annotated[int, Field(ge=200, le=10_000)] = 600
     reference_rows: Annotated[int, Field(ge=200)] = (
         10_000  # drawn from a larger reference, for the calibration
