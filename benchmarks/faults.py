@@ -20,7 +20,7 @@ from penstock.monitoring.judged import GUESS, LABEL, SCORE, TRUTH, Target
 from penstock.monitoring.reference import Reference, reference_of
 from penstock.monitoring.service import served, service_findings
 from penstock.monitoring.skew import skew_findings
-from penstock.monitoring.trends import Past, trend_findings
+from penstock.monitoring.trends import Past, condensed, trend_findings
 
 __all__ = ["FAULTS", "Fault", "Stream", "World", "world"]
 
@@ -152,7 +152,9 @@ class Stream:
         judged = judge(here.reference, window)
         sketch = window.sketch
         self.past.append(
-            Past(sketch.rows, judged.means, judged.metrics.get("loss"), tuple(sketch.errors), sketch.truths)
+            Past(
+                sketch.rows, judged.means, judged.metrics.get("loss"), condensed(sketch.errors), sketch.truths
+            )
         )
         reference = here.reference
         place = reference.coding.slice(0)

@@ -89,10 +89,9 @@ def as_numbers(series: pl.Series) -> NDArray[np.float64]:
 def granularity(values: NDArray[np.float64]) -> NDArray[np.int64]:
     """How many decimals a number needs: 0, 1, 2, or 3 for all that need more."""
     found = np.full(len(values), 3)
-    scale = np.maximum(np.abs(values), 1.0)
     for decimals in (2, 1, 0):
         shifted = values * 10**decimals
-        found[np.abs(shifted - np.round(shifted)) < 1e-5 * scale] = decimals
+        found[np.abs(shifted - np.round(shifted)) < 1e-6 + 1e-9 * np.abs(shifted)] = decimals
     return found
 
 
@@ -128,7 +127,8 @@ def _coded(series: pl.Series) -> list[Coded]:
     few = tuple(f"{value:.6g}" for value in np.unique(values)) if len(np.unique(values)) <= BINS else ()
     found = [Coded(series.name, "number", _edges(values), few)]
     grains = np.bincount(granularity(values), minlength=4)
-    if grains[0] < len(values) and len(np.unique(values)) > BINS:
+    # What a model gives is written as it comes; how finely says nothing.
+    if grains[0] < len(values) and len(np.unique(values)) > BINS and not series.name.startswith("@"):
         found.append(Coded(series.name, "grain", none, GRAINS))
     return found
 

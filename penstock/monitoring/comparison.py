@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
+LENT = 100.0  # rows of the whole that a slice's variance is mixed with
 DISTANCES = ("psi", "wasserstein", "jensen_shannon", "kolmogorov_smirnov")
 
 
@@ -222,10 +223,11 @@ def performance(coding: Coding, reference: Stack, window: Stack, *, ranked: bool
     return np.stack([rise, fall, moved], axis=1)
 
 
-def slices(chosen: NDArray[np.int64], least: int, reference: Stack, window: Stack) -> Array:
+def slices(coding: Coding, chosen: NDArray[np.int64], least: int, reference: Stack, window: Stack) -> Array:
     """Loss and residual of slices, as standard scores of the difference of two means.
 
     Args:
+        coding: Of the columns.
         chosen: Codes that are slices, shape (slices,).
         least: Rows that a slice must have in the window; three times as many in the reference.
         reference: Of shape (samples, …).
@@ -239,9 +241,15 @@ def slices(chosen: NDArray[np.int64], least: int, reference: Stack, window: Stac
     judged = (n >= least) & (m >= 3 * least)
     n, m = np.maximum(n, 1.0), np.maximum(m, 1.0)
     found = []
+    place = coding.slice(0)
+    rows = np.maximum(reference.known[:, place].sum(axis=1), 1.0)[:, None]
     for at, name in enumerate(("loss", "residual")):
         now, before = getattr(window, name)[:, chosen] / n, getattr(reference, name)[:, chosen] / m
-        variance = np.maximum(reference.squares[:, at, chosen] / m - before**2, 1e-9)
+        mean = getattr(reference, name)[:, place].sum(axis=1)[:, None] / rows
+        overall = reference.squares[:, at, place].sum(axis=1)[:, None] / rows - mean**2
+        own = reference.squares[:, at, chosen] / m - before**2
+        # A slice in which the model has hardly erred yet does not show how much errors vary: the whole lends it some.
+        variance = np.maximum((m * own + LENT * overall) / (m + LENT), 1e-9)
         score = (now - before) / np.sqrt(variance * (1 / n + 1 / m))
         found.append(np.where(judged, score if name == "loss" else np.abs(score), 0.0))
     return np.stack(found, axis=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 
 import numpy as np
@@ -39,12 +40,13 @@ def looks_like(before: pl.Series, now: pl.Series) -> str:
     x, y = x[np.isfinite(x)], y[np.isfinite(y)]
     if len(x) < 20 or len(y) < 20 or len(np.unique(x)) < 3:
         return ""
-    spread = float(x.std())
+    # As close as quantiles of so few rows can be expected to be.
+    spread = float(x.std()) * max(1.0, 30 / math.sqrt(len(y)))
     p, q = np.quantile(x, LEVELS), np.quantile(y, LEVELS)
     if _near(p, np.quantile(-y, LEVELS), spread) and not _near(p, q, spread):
         return "the sign is turned"
     if len(np.unique(y)) > 3 and y.std() > 0:
-        factor = float(y.std() / spread)
+        factor = float((q[-1] - q[0]) / max(p[-1] - p[0], 1e-12))
         for ratio, words in UNITS.items():
             for one, told in ((ratio, words), (1 / ratio, f"the other way round: {words}")):
                 if abs(factor / one - 1) < 0.15 and _near(p * one, q, spread * one):

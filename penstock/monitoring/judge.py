@@ -22,6 +22,7 @@ from penstock.monitoring.sketch import Sketch, observe
 __all__ = ["Judged", "Observed", "judge", "observed"]
 
 GRAVE_PSI = 0.5
+GRAIN_PSI = 0.1
 GRAVE_LOSS = 0.25
 GRAVE_AUC = 0.05
 NAMES = {SCORE: "score", LABEL: "label"}
@@ -118,11 +119,20 @@ def _drift(
     )
     _remember(reference, sketch, values, judged)
     large = (values[:, 0] >= limits.min_psi) | (values[:, 1] >= limits.min_distance)
+    # A number that by chance needs fewer decimals than its like is nothing.
+    large &= np.array([part.kind != "grain" for part in coding.parts]) | (values[:, 0] >= GRAIN_PSI)
     told = [
         at
         for at in range(len(coding.parts))
         if beyond[at].max() > 1 and large[at] and q[at] <= limits.q_value
     ]
+    # Where the numbers themselves are others, how they are written is no news.
+    others = {
+        coding.parts[at].column
+        for at in told
+        if coding.parts[at].kind == "number" and values[at, 0] >= GRAVE_PSI
+    }
+    told = [at for at in told if coding.parts[at].kind != "grain" or coding.parts[at].column not in others]
     pairs = swapped(reference, sketch.sample, [coding.parts[at].column for at in told])
     partners = {name: other for a, b in pairs for name, other in ((a, b), (b, a))}
     return [_drifted(reference, sketch, at, values[at], beyond[at], partners) for at in told]

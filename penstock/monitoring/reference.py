@@ -138,7 +138,7 @@ class Reference:
     def truths_of(self, reference: Stack, window: Stack) -> Families:
         """Statistics of rows whose truth is known, likewise."""
         ranked = self.target.task == "binary"
-        by_slice = comparison.slices(self.slices, self.limits.min_slice_rows, reference, window)
+        by_slice = comparison.slices(self.coding, self.slices, self.limits.min_slice_rows, reference, window)
         return {
             "performance": comparison.performance(self.coding, reference, window, ranked=ranked),
             "slices": by_slice.reshape(len(window.rows), -1),

@@ -28,7 +28,7 @@ from penstock.monitoring.reference import Reference
 from penstock.monitoring.references import References, references, replaying
 from penstock.monitoring.service import Served, served, service_findings
 from penstock.monitoring.skew import skew_findings
-from penstock.monitoring.trends import Past, trend_findings
+from penstock.monitoring.trends import Past, condensed, trend_findings
 
 if TYPE_CHECKING:
     from penstock.artifact.model import Model
@@ -176,7 +176,9 @@ class Monitoring:
         found = judged.findings
         past = [_past(one) for one in self.history.windows(last=self.view.trends.windows, before=span[0])]
         past.append(
-            Past(sketch.rows, judged.means, judged.metrics.get("loss"), tuple(sketch.errors), sketch.truths)
+            Past(
+                sketch.rows, judged.means, judged.metrics.get("loss"), condensed(sketch.errors), sketch.truths
+            )
         )
         found += trend_findings(past, self.view.trends, spread=_spread(reference), scale=_scale(reference))
         found += service_findings(seen.served, self.view.service)
@@ -193,7 +195,7 @@ class Monitoring:
             metrics=dict(metrics),
             psi=dict(judged.psi),
             means=dict(judged.means),
-            errors=tuple(sketch.errors),
+            errors=condensed(sketch.errors),
         )
 
     def _judged(self, reference: Reference, seen: _Seen) -> Judged:

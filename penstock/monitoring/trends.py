@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from penstock.config.monitoring import Trends
 from penstock.monitoring.findings import Finding
 
-__all__ = ["Past", "adwin", "cusum", "mann_kendall", "theil_sen", "trend_findings"]
+__all__ = ["Past", "adwin", "condensed", "cusum", "mann_kendall", "theil_sen", "trend_findings"]
 
 Array = NDArray[np.float64]
 LEAST = 8  # windows to a trend
+POINTS = 200  # of one window's error stream
 BASELINE = 8  # windows that a sum of deviations starts from
 
 
@@ -36,6 +37,12 @@ class Past:
     loss: float | None = None
     errors: Sequence[float] = field(default_factory=tuple)
     truths: int = 0
+
+
+def condensed(errors: Sequence[float], most: int = POINTS) -> tuple[float, ...]:
+    """An error stream of at most so many points, each the mean of as many others."""
+    step = -(-len(errors) // most) if errors else 1
+    return tuple(float(np.mean(errors[at : at + step])) for at in range(0, len(errors), step))
 
 
 def mann_kendall(values: Array) -> float:

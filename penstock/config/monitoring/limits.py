@@ -21,8 +21,8 @@ Positive = Annotated[float, Field(gt=0.0)]
 class Limits(View):
     """Of a window against the reference."""
 
-    alpha: OpenShare = 0.02  # probability that anything at all is said of a window in which nothing is wrong
-    resamples: Annotated[int, Field(ge=200, le=10_000)] = 600
+    alpha: OpenShare = 0.01  # probability that anything at all is said of a window in which nothing is wrong
+    resamples: Annotated[int, Field(ge=200, le=10_000)] = 1000
     reference_rows: Annotated[int, Field(ge=200)] = (
         10_000  # drawn from a larger reference, for the calibration
     )
@@ -33,7 +33,7 @@ class Limits(View):
     min_common: Share = 0.05  # share of one value beyond the reference's
     min_loss: Share = 0.05  # of the loss, relative to the reference's
     min_auc: Share = 0.01
-    min_slice_rows: Annotated[int, Field(ge=10)] = 30
+    min_slice_rows: Annotated[int, Field(ge=10)] = 50
     max_replay_difference: Positive = 1e-4  # of an answer that the artefact gives once more
 
 
