@@ -49,7 +49,8 @@ def looks_like(before: pl.Series, now: pl.Series) -> str:
         factor = float((q[-1] - q[0]) / max(p[-1] - p[0], 1e-12))
         for ratio, words in UNITS.items():
             for one, told in ((ratio, words), (1 / ratio, f"the other way round: {words}")):
-                if abs(factor / one - 1) < 0.15 and _near(p * one, q, spread * one):
+                # A unit that is known is believed sooner than a factor that is not.
+                if abs(factor / one - 1) < 0.15 and _near(p * one, q, 2 * spread * one):
                     return f"about {one:.4g} times as large ({told})"
         if _near(p * 1.8 + 32, q, spread * 1.8):
             return "Fahrenheit for Celsius"

@@ -283,3 +283,24 @@ def test_the_exit_code_tells_a_scheduler(repository):
     assert code("status", "toy") == 0
     assert code("report", "toy") == 0
     assert (repository / "reports/monitor/toy.html").is_file()
+
+
+def test_a_season_is_compared_with_its_like(repository):
+    """Old people ask by night and young ones by day; then, one day, the other way round."""
+    log = Log(repository)
+
+    def asked(number: int, *, old: bool) -> None:
+        people = rows(1200, number).filter((pl.col("age") > 54) == old)[:ROWS]
+        log.hour(number, people)
+
+    for number in (0, 1, 24, 25):
+        asked(number, old=number % 2 == 0)
+    asked(48, old=False)
+    end = START + timedelta(hours=2)
+    (repository / "conf/monitor/toy.yaml").write_text(
+        "model: toy\nlimits: {resamples: 200}\nseason: hour_of_day\n"
+        f"reference: {{kind: log, since: '{START.isoformat()}', until: '{end.isoformat()}'}}\n"
+    )
+    later = START + timedelta(days=4)
+    ran = monitoring(repository).run(later, since=START + timedelta(hours=24))
+    assert [[cause.name for cause in one.causes] for one in ran.judged] == [[], [], ["inputs"]]
