@@ -11,6 +11,7 @@ import typer
 from penstock.console import USER_ERROR, fail, progress, say
 from penstock.errors import PenstockError
 from penstock.loading.commands import ingest
+from penstock.maintenance.commands import maintain
 from penstock.monitoring.commands import monitor
 from penstock.serving.commands import keys, serve
 from penstock.stream.commands import stream
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.add_typer(ingest, name="ingest")
 app.add_typer(stream, name="stream")
 app.add_typer(monitor, name="monitor")
+app.add_typer(maintain, name="maintain")
 app.command()(serve)
 app.add_typer(keys, name="keys")
 

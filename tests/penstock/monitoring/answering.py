@@ -19,7 +19,7 @@ from penstock.storage import write_json, write_parquet
 GRAPH = """
 <ir_version: 8, opset_import: ["" : 19]>
 toy (float[rows,1] age, float[rows,1] income, string[rows,1] plan) => (string[rows] label, float[rows,2] probabilities)
-<float middle = {50.0}, float slope = {0.08}, string[1,1] gold = {"gold"}, float[1,1] much = {1.5}, float[1,1] none = {0.0},
+<float middle = {50.0}, float slope = {SLOPE}, string[1,1] gold = {"gold"}, float[1,1] much = {1.5}, float[1,1] none = {0.0},
  float one = {1.0}, float half = {0.5}, string[1,1] yes = {"yes"}, string[1,1] no = {"no"}, int64[1] flat = {-1}>
 {
     is_gold = Equal(plan, gold)
@@ -60,10 +60,10 @@ def rows(count: int, seed: int) -> pl.DataFrame:
     )
 
 
-def write_artefact(folder: Path) -> None:
+def write_artefact(folder: Path, slope: float = 0.08) -> None:
     """The model and its manifest."""
-    folder.mkdir(parents=True)
-    content = parser.parse_model(GRAPH).SerializeToString()
+    folder.mkdir(parents=True, exist_ok=True)
+    content = parser.parse_model(GRAPH.replace("SLOPE", str(slope))).SerializeToString()
     onnx.checker.check_model(onnx.load_from_string(content))
     (folder / "model.onnx").write_bytes(content)
     inputs = [
