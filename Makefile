@@ -75,6 +75,7 @@ bench: env  ## Measure the claims of the README side by side.
 	python benchmarks/steps.py
 	python benchmarks/lake.py
 	python benchmarks/loads.py
+	python benchmarks/monitoring.py
 
 LOCKING := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 

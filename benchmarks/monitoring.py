@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,6 +30,7 @@ from penstock.monitoring.estimation import estimate  # noqa: E402
 from penstock.monitoring.judge import judge, observed  # noqa: E402
 from penstock.monitoring.judged import LABEL, SCORE, TRUTH  # noqa: E402
 from penstock.monitoring.sketch import observe  # noqa: E402
+from penstock.monitoring.trends import Past  # noqa: E402
 
 DATASETS = ("churn", "housing", "watch")
 PATIENCE = 24  # windows until a fault counts as missed
@@ -103,9 +105,10 @@ def faults(repeats: int, *, with_evidently: bool) -> None:
 
 def _delay(fault: Fault, repeat: int, *, with_evidently: bool) -> tuple[int | None, str, tuple[bool, bool]]:
     here = _world(fault.dataset, repeat)
-    stream, rng = Stream(here), np.random.default_rng(100 + repeat)
-    for _ in range(HISTORY):
-        stream.judge(fault.window(here, 0, rng))
+    stream, rng = (
+        Stream(here, past=list(_history(fault.dataset, repeat))),
+        np.random.default_rng(100 + repeat),
+    )
     for step in range(1, PATIENCE + 1):
         frame = fault.window(here, step, rng)
         right = [cause for cause in stream.judge(frame) if cause.name in fault.causes]
@@ -113,6 +116,15 @@ def _delay(fault: Fault, repeat: int, *, with_evidently: bool) -> tuple[int | No
             # Evidently sees the very window in which the fault was found.
             return step, right[0].headline, evidently(here, frame) if with_evidently else (False, False)
     return None, "", evidently(here, frame) if with_evidently else (False, False)
+
+
+@cache
+def _history(dataset: str, repeat: int) -> tuple[Past, ...]:
+    """What clean windows leave."""
+    stream, rng = Stream(_world(dataset, repeat)), np.random.default_rng(200 + repeat)
+    for _ in range(HISTORY):
+        stream.judge(Fault(dataset, ()).window(stream.world, 0, rng))
+    return tuple(stream.past)
 
 
 _WORLDS: dict[tuple[str, int], World] = {}

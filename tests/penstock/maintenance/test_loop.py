@@ -40,7 +40,7 @@ def repository(root: Path, learns: str) -> Path:
     path.write_text(
         "monitor: toy\n"
         "condition: {causes: [performance]}\n"
-        f"retraining: {{command: ['{sys.executable}', retrain.py, {learns}], artefact: models/toy, fresh: data/fresh/toy.parquet}}\n"
+        f"retraining: {{command: ['{sys.executable}', retrain.py, {learns}], artefact: models/toy, fresh: data/fresh/toy.parquet, recent: 500d}}\n"
         "comparison: {holdout: data/prepared/toy/holdout.parquet, max_loss: 1.0}\n"
         "promote: [cp, -rT, '{artefact}', models/toy]\n"
     )

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from penstock.cli import app
 from penstock.errors import PenstockError
+from penstock.maintenance import run as maintenance
 from penstock.monitoring.history import Mute
 from penstock.monitoring.metrics import exposition
 from penstock.monitoring.page import monitor_page
@@ -304,3 +305,17 @@ def test_a_season_is_compared_with_its_like(repository):
     later = START + timedelta(days=4)
     ran = monitoring(repository).run(later, since=START + timedelta(hours=24))
     assert [[cause.name for cause in one.causes] for one in ran.judged] == [[], [], ["inputs"]]
+
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted((ROOT / "conf/monitor").glob("*.yaml"))])
+def test_what_comes_with_the_repository_is_valid(name):
+    assert declared(name, [], ROOT).model == name
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted((ROOT / "conf/maintenance").glob("*.yaml"))])
+def test_so_are_the_policies(name):
+    policy = maintenance.declared(name, root=ROOT)
+    assert policy.monitor in [path.stem for path in (ROOT / "conf/monitor").glob("*.yaml")]
