@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 from numpy.typing import NDArray
 
 from penstock import contract
@@ -82,8 +83,10 @@ def examined(frame: pl.DataFrame, columns: Mapping[str, Column], reference: Refe
         columns: The contract of the inputs.
         reference: What is known.
     """
+    # A column that is sent and empty has no type in a file of JSON lines; it is there all the same.
+    frame = frame.with_columns(cs.by_dtype(pl.Null).cast(pl.String))
     given = [name for name in frame.columns if not name.startswith("@")]
-    there = [name for name in columns if name in given and frame[name].dtype != pl.Null]
+    there = [name for name in columns if name in given]
     found = Quality(rows=frame.height)
     found.absent.update({name: frame.height for name in columns if name not in there})
     found.unknown.update({name: frame.height for name in given if name not in columns})

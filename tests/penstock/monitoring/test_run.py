@@ -319,3 +319,12 @@ def test_what_comes_with_the_repository_is_valid(name):
 def test_so_are_the_policies(name):
     policy = maintenance.declared(name, root=ROOT)
     assert policy.monitor in [path.stem for path in (ROOT / "conf/monitor").glob("*.yaml")]
+
+
+def test_a_column_that_may_be_empty_and_is_missing_more_often_is_not_called_absent(repository):
+    """Its type in the log is none at all then."""
+    log = Log(repository)
+    log.hour(0, rows(ROWS, 0).with_columns(pl.lit(None, pl.Float64).alias("income")))
+    (window,) = monitoring(repository).run(LATER).judged
+    assert any("`income` is missing in every row" in finding.words for finding in window.findings)
+    assert not any("is not sent" in finding.words for finding in window.findings)
