@@ -332,6 +332,11 @@ FAULTS: dict[str, Fault] = {
     "covariate shift: large houses": Fault(
         "housing", ("inputs",), weights=lambda pool, _step: pool["Gr_Liv_Area"].to_numpy().astype(float) ** 2
     ),
+    "slow ramp: fibre 5 % more often each window": Fault(
+        "churn",
+        ("inputs",),
+        weights=lambda pool, step: 1.0 + 0.05 * step * (pool["internet_service"] == "Fiber optic").to_numpy(),
+    ),
     "slow ramp: charges + 0.02 σ a window": Fault(
         "churn",
         ("inputs",),

@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -81,10 +82,12 @@ def clean(dataset: str, splits: int, windows: int, compared: int) -> None:
     print(f"{text}; by family {dict(families)}", flush=True)
 
 
-def faults(repeats: int, *, with_evidently: bool) -> None:
+def faults(datasets: Sequence[str], repeats: int, *, with_evidently: bool) -> None:
     """Delays."""
     print(f"{'fault':<46}{'data':<9}{'found':<7}{'delay: median':<15}{'longest':<9}{'Evidently':<22}as")
     for name, fault in FAULTS.items():
+        if fault.dataset not in datasets:
+            continue
         delays, said, theirs = [], "", []
         for repeat in range(repeats):
             delay, words, their = _delay(fault, repeat, with_evidently=with_evidently)
@@ -220,6 +223,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--evidently", type=int, default=40)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
     parser.add_argument("--only", choices=["clean", "faults", "estimates", "speed"], default=None)
     given = parser.parse_args()
     if given.only in (None, "speed"):
@@ -227,10 +231,10 @@ def main() -> None:
     if given.only in (None, "estimates"):
         estimates(given.splits)
     if given.only in (None, "clean"):
-        for dataset in DATASETS:
+        for dataset in given.datasets:
             clean(dataset, given.splits, given.clean, given.evidently)
     if given.only in (None, "faults"):
-        faults(given.repeats, with_evidently=given.evidently > 0)
+        faults(given.datasets, given.repeats, with_evidently=given.evidently > 0)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,11 @@ from penstock.monitoring.judged import SCORE, TRUTH
 from penstock.monitoring.sketch import observe
 
 CLEAN = 25
-SLOW = {"slow ramp: charges + 0.02 σ a window": 12, "slow concept drift: + 0.5 % a window": 20}
+SLOW = {
+    "slow ramp: fibre 5 % more often each window": 20,
+    "slow ramp: charges + 0.02 σ a window": 12,
+    "slow concept drift: + 0.5 % a window": 20,
+}
 HERE = {name: fault for name, fault in FAULTS.items() if fault.dataset == "churn"}
 
 
