@@ -83,6 +83,7 @@ bench: env  ## Measure the claims of the README side by side.
 	python benchmarks/rollout.py cost
 	python benchmarks/rollout.py switch
 	python benchmarks/rollout.py roll
+	python benchmarks/monitoring.py
 
 LOCKING := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 

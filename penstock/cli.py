@@ -13,6 +13,8 @@ from penstock.deploy.commands import deploy
 from penstock.errors import PenstockError
 from penstock.experiments.commands import experiment
 from penstock.loading.commands import ingest
+from penstock.maintenance.commands import maintain
+from penstock.monitoring.commands import monitor
 from penstock.rollout.commands import rollout
 from penstock.serving.commands import keys, serve
 from penstock.stream.commands import stream
@@ -31,6 +33,8 @@ app.add_typer(ingest, name="ingest")
 app.add_typer(stream, name="stream")
 app.add_typer(deploy, name="deploy")
 app.add_typer(rollout, name="rollout")
+app.add_typer(monitor, name="monitor")
+app.add_typer(maintain, name="maintain")
 app.command()(serve)
 app.add_typer(keys, name="keys")
 app.add_typer(experiment, name="experiment")
