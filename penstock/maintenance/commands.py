@@ -22,18 +22,29 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Hydra overrides.", 
 
 
 @maintain.command()
-def run(name: Name, overrides: Overrides = None) -> None:
+def run(
+    name: Name,
+    overrides: Overrides = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would be done; do nothing.")] = False,
+) -> None:
     """Decide from what `penstock monitor` found, and do it: roll back, retrain, compare, promote or keep."""
     from penstock.maintenance.run import Maintaining, declared
     from penstock.reproducible import pin_numerics
 
     pin_numerics()
     maintaining = Maintaining(name, declared(name, overrides or []))
+    if plan:
+        planned = maintaining.decided()
+        steps = [
+            word for word, does in (("roll back", planned.rollback), ("retrain", planned.retrain)) if does
+        ]
+        say(f"maintain {name}: {' and '.join(steps) or 'nothing'}: {planned.why or 'nothing is to be done'}")
+        return
+    before = len(maintaining.incidents.entries())
     action = maintaining.run()
     if action.kind is None:
         say(f"maintain {name}: {action.why or 'nothing is to be done'}")
-        return
-    for entry in maintaining.incidents.all()[-1].entries:
+    for entry in maintaining.incidents.entries()[before:]:
         print(f"{entry.at:%Y-%m-%d %H:%M:%S} {entry.what:<12}{entry.words}")
 
 

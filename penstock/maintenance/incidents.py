@@ -17,7 +17,9 @@ from penstock.errors import PenstockError
 __all__ = ["Entry", "Incident", "Incidents", "incidents_of"]
 
 Kind = Literal["preventive", "condition", "corrective"]
-What = Literal["opened", "rolled_back", "retrained", "compared", "promoted", "kept", "failed", "closed"]
+What = Literal[
+    "opened", "rolled_back", "retrained", "compared", "handed_over", "promoted", "kept", "failed", "closed"
+]
 
 
 class Entry(View):
@@ -67,6 +69,11 @@ class Incident(View):
     def outcome(self) -> What:
         """The last thing that happened before it was closed."""
         return next((one.what for one in reversed(self.entries) if one.what != "closed"), "opened")
+
+    @property
+    def is_handed_over(self) -> bool:
+        """Whether it is open because a rollout is trying the challenger."""
+        return self.closed is None and self.outcome == "handed_over"
 
 
 def incidents_of(entries: Iterable[Entry]) -> list[Incident]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,18 +19,19 @@ import polars as pl
 from penstock import contract
 from penstock.composition import composed_file
 from penstock.config import validated
-from penstock.config.maintenance import Maintenance
+from penstock.config.maintenance import ByRollout, Maintenance
 from penstock.console import say
 from penstock.errors import PenstockError
 from penstock.maintenance.comparing import Scores, Verdict, compare
 from penstock.maintenance.decisions import Action, decide
+from penstock.maintenance.fresh import Fresh, fresh_rows, write_fresh
 from penstock.maintenance.incidents import Entry, Incidents, What
 from penstock.monitoring.alerting import active
 from penstock.monitoring.judged import SCORE, TRUTH, Target, losses
-from penstock.monitoring.log import STATUS, TIME, answers_of, batches, truths
+from penstock.monitoring.log import answers_of
 from penstock.monitoring.run import Monitoring
 from penstock.monitoring.run import declared as monitor_declared
-from penstock.storage import read_parquet, write_parquet
+from penstock.storage import read_parquet
 
 if TYPE_CHECKING:
     from penstock.artifact.model import Model
@@ -48,14 +50,6 @@ def declared(name: str, overrides: Sequence[str] = (), root: Path = Path()) -> M
     """
     found = composed_file("maintenance", name, overrides, root)
     return validated(Maintenance, found, Path(f"conf/maintenance/{name}.yaml"), hint="mend it there")
-
-
-@dataclass(frozen=True)
-class _Fresh:
-    """Logged rows with their truth: what a challenger may learn from, and what it may not."""
-
-    learn: pl.DataFrame
-    held: pl.DataFrame
 
 
 class Maintaining:
@@ -88,27 +82,44 @@ class Maintaining:
         """
         with self._alone():
             self._close_interrupted()
-            action = self._decided()
+            under_way = self._settle()
+            if under_way is not None:
+                return under_way
+            action = self.decided()
             if action.kind is None:
                 return action
             incident = f"{self.clock():%Y%m%dT%H%M%S%f}-{action.kind}"
-            down = action.kind == "corrective"
-            self._write(incident, action, "opened", action.why, down=down)
+            self._write(incident, action, "opened", action.why, down=action.kind == "corrective")
             try:
                 self._act(incident, action)
             except (PenstockError, OSError) as error:
                 self._write(incident, action, "failed", str(error))
                 self._write(incident, action, "closed", "the champion stays")
                 raise
-            self._write(incident, action, "closed", "done")
+            if not self.incidents.all()[-1].is_handed_over:
+                self._write(incident, action, "closed", "done")
             return action
+
+    def decided(self) -> Action:
+        """What is to be done now. Nothing is changed."""
+        if not self.policy.enabled:
+            return Action(None, why="switched off: enabled is false in conf/maintenance/")
+        action = self._decided()
+        past = [one for incident in self.incidents.all() for one in incident.entries]
+        day = self.clock() - timedelta(days=1)
+        trained = sum(one.what in {"retrained", "failed"} and one.at > day for one in past)
+        if action.retrain and trained >= self.policy.retraining.per_day:
+            if not action.rollback:
+                return Action(None, why=f"{action.why}; retrained {trained} times within a day already")
+            return replace(action, retrain=False)
+        return action
 
     def _decided(self) -> Action:
         windows = self.monitoring.history.windows(last=200)
         alerts = active(windows, self.monitoring.view.alerting)
         estimated = windows[-1].metrics.get("estimated_roc_auc") if windows else None
-        manifest = self.root / (self.monitoring.view.artefact or f"models/{self.monitoring.view.model}")
-        placed = datetime.fromtimestamp((manifest / "manifest.json").stat().st_mtime, UTC)
+        manifest = self.monitoring.artefact / "manifest.json"
+        placed = datetime.fromtimestamp(manifest.stat().st_mtime, UTC)
         return decide(
             {alert.cause: alert.severity for alert in alerts.values()},
             self.policy,
@@ -125,21 +136,66 @@ class Maintaining:
             return
         with tempfile.TemporaryDirectory(prefix="penstock-challenger-") as folder:
             clone = self._clone(Path(folder))
-            fresh = self._fresh()
-            if self.policy.retraining.fresh is not None and fresh is not None:
-                write_parquet(clone / self.policy.retraining.fresh, fresh.learn)
+            fresh = fresh_rows(self.monitoring, self.policy.retraining, self.clock())
+            mixed = write_fresh(fresh, self.policy.retraining, self.root, clone) if fresh is not None else 0
             self._command(self.policy.retraining.command, clone, name=incident)
             made = clone / self.policy.retraining.artefact
-            self._write(incident, action, "retrained", f"{fresh.learn.height if fresh else 0} fresh rows")
+            words = f"{fresh.words}; {mixed} rows from before" if fresh is not None else "no fresh rows"
+            self._write(incident, action, "retrained", words)
             verdict = self._compared(made, fresh)
             self._write(incident, action, "compared", verdict.why)
             if not verdict.promote:
                 self._write(incident, action, "kept", "the champion stays")
                 return
-            kept = self.folder / "challengers" / incident
+            kept = self._challenger(incident)
             shutil.copytree(made, kept)
-            self._command(self.policy.promote, self.root, name=incident, artefact=str(kept.resolve()))
-            self._write(incident, action, "promoted", verdict.why)
+            self._promote(incident, action, kept, verdict.why)
+
+    def _challenger(self, incident: str) -> Path:
+        return self.folder / "challengers" / incident
+
+    def _promote(self, incident: str, action: Action, artefact: Path, why: str) -> None:
+        if isinstance(self.policy.promote, ByRollout):
+            from penstock.maintenance.handing import hand_over
+
+            words = hand_over(self.policy.promote, incident, artefact.resolve(), self.root)
+            self._write(incident, action, "handed_over", words)
+            return
+        self._command(self.policy.promote, self.root, name=incident, artefact=str(artefact.resolve()))
+        self._in_force(artefact)
+        self._write(incident, action, "promoted", why)
+
+    def _in_force(self, artefact: Path) -> None:
+        """Let monitoring, and the next comparison, know what answers now."""
+        if self.policy.champion is None:
+            return
+        target = self.root / self.policy.champion
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+            shutil.copytree(artefact, Path(folder) / "new")
+            if target.exists():
+                target.rename(Path(folder) / "old")
+            (Path(folder) / "new").rename(target)
+
+    def _settle(self) -> Action | None:
+        """Close what was handed over, once the rollout has decided; what is still under way keeps a new round from beginning."""
+        if not isinstance(self.policy.promote, ByRollout):
+            return None
+        from penstock.maintenance.handing import fate
+
+        for incident in self.incidents.all():
+            if not incident.is_handed_over:
+                continue
+            what, words = fate(self.policy.promote, incident.id, self.root)
+            if what == "under way":
+                return Action(None, why=words)
+            action = Action(incident.kind, incident.causes)
+            if what == "promoted":
+                self._in_force(self._challenger(incident.id))
+                self.monitoring.__dict__.pop("model", None)  # another answers now
+            self._write(incident.id, action, what, words)
+            self._write(incident.id, action, "closed", "done")
+        return None
 
     def _roll_back(self, incident: str, action: Action) -> None:
         command = self.policy.corrective.rollback if self.policy.corrective is not None else None
@@ -160,24 +216,7 @@ class Maintaining:
             self._command(("dvc", "config", "--local", "cache.dir", str(cache)), clone)
         return clone
 
-    def _fresh(self) -> _Fresh | None:
-        """Rows of the log with their truth, the latest of them kept back."""
-        view, now = self.monitoring.view, self.clock()
-        manifest = self.monitoring.model.manifest
-        span = (now - self.policy.retraining.recent, now)
-        known = truths(self.monitoring.truths, view.model, since=span[0])
-        if not known.height:
-            return None
-        found = [
-            batch.filter((pl.col(STATUS) == "ok") & pl.col(TRUTH).is_not_null())
-            for batch in batches(self.monitoring.requests, manifest, view.model, span, known, arms=view.arms)
-        ]
-        rows = pl.concat(found, how="diagonal_relaxed").sort(TIME)
-        rows = rows.select(*manifest.columns, pl.col(TRUTH).alias(manifest.target))
-        cut = round(rows.height * (1 - self.policy.retraining.held))
-        return _Fresh(rows[:cut], rows[cut:])
-
-    def _compared(self, made: Path, fresh: _Fresh | None) -> Verdict:
+    def _compared(self, made: Path, fresh: Fresh | None) -> Verdict:
         from penstock.artifact.model import load
 
         champion, challenger = self.monitoring.model, load(made)
@@ -193,9 +232,17 @@ class Maintaining:
     def _command(self, command: Sequence[str], folder: Path, **given: str) -> None:
         filled = [part.format(**given) if "{" in part else part for part in command]
         seconds = self.policy.retraining.timeout.total_seconds()
+        paths = [str(folder.resolve()), *filter(None, [os.environ.get("PYTHONPATH")])]
         try:
             done = subprocess.run(
-                filled, cwd=folder, capture_output=True, text=True, timeout=seconds, check=False
+                filled,
+                cwd=folder,
+                # The clone's code, not that of wherever this runs.
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+                capture_output=True,
+                text=True,
+                timeout=seconds,
+                check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise PenstockError(
@@ -224,7 +271,7 @@ class Maintaining:
     def _close_interrupted(self) -> None:
         """What was open when a run was killed: nobody else is at it, as we hold the lock."""
         for incident in self.incidents.all():
-            if incident.closed is None:
+            if incident.closed is None and not incident.is_handed_over:
                 action = Action(incident.kind, incident.causes)
                 self._write(incident.id, action, "failed", "the run was interrupted")
                 self._write(incident.id, action, "closed", "whatever was not promoted is gone")

@@ -96,7 +96,13 @@ class Monitoring:
         """The artefact."""
         from penstock.artifact.model import load
 
-        return load(self.root / (self.view.artefact or f"models/{self.view.model}"))
+        return load(self.artefact)
+
+    @property
+    def artefact(self) -> Path:
+        """Its folder: what is declared, once it is there."""
+        named = None if self.view.artefact is None else self.root / self.view.artefact
+        return named if named is not None and named.is_dir() else self.root / "models" / self.view.model
 
     @cached_property
     def references(self) -> References:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from penstock.config.maintenance.policy import (
+    ByRollout,
     Comparison,
     Condition,
     Corrective,
@@ -12,4 +13,13 @@ from penstock.config.maintenance.policy import (
     Retraining,
 )
 
-__all__ = ["Comparison", "Condition", "Corrective", "Maintenance", "Objective", "Preventive", "Retraining"]
+__all__ = [
+    "ByRollout",
+    "Comparison",
+    "Condition",
+    "Corrective",
+    "Maintenance",
+    "Objective",
+    "Preventive",
+    "Retraining",
+]

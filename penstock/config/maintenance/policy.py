@@ -10,7 +10,16 @@ from pydantic import Field
 from penstock.config.base import OpenShare, Share, View
 from penstock.config.monitoring.spans import Span
 
-__all__ = ["Comparison", "Condition", "Corrective", "Maintenance", "Objective", "Preventive", "Retraining"]
+__all__ = [
+    "ByRollout",
+    "Comparison",
+    "Condition",
+    "Corrective",
+    "Maintenance",
+    "Objective",
+    "Preventive",
+    "Retraining",
+]
 
 Cause = Literal["inputs", "predictions", "performance", "fairness", "skew", "service", "truth"]
 Command = Annotated[tuple[str, ...], Field(min_length=1)]  # a program and its arguments; no shell
@@ -44,9 +53,27 @@ class Retraining(View):
     command: Command = ("dvc", "exp", "run", "--name", "{name}")
     artefact: str  # the folder in the clone where the challenger lies then
     fresh: str | None = None  # Parquet in the clone that logged rows with their truth are written to before
+    before: str | None = (
+        None  # Parquet with rows that the champion has learnt from; some are written beside `fresh`
+    )
+    mix: Annotated[float, Field(gt=0.0)] = 1.0  # rows of `before` for each fresh one, at most
     recent: Span = timedelta(days=30)  # how far back such rows go
     held: OpenShare = 0.3  # share of them, the latest, that are kept back for the comparison
     timeout: Span = timedelta(hours=6)
+    per_day: Annotated[int, Field(ge=1)] = 2  # retrainings in 24 hours, at most
+
+
+class ByRollout(View):
+    """A challenger becomes a canary of a rollout; the incident stays open until the rollout has taken it, or taken it back."""
+
+    rollout: str  # conf/rollout/NAME.yaml
+    steps: Annotated[tuple[Annotated[float, Field(gt=0.0, le=100.0)], ...], Field(min_length=1)] = (
+        5,
+        25,
+        100,
+    )
+    bake: Annotated[str, Field(pattern=r"^[0-9]+(ms|s|m|h|d)$")] = "1h"  # of each step
+    at_least: Annotated[int, Field(ge=1)] = 200  # requests of each step
 
 
 class Comparison(View):
@@ -75,5 +102,9 @@ class Maintenance(View):
     corrective: Corrective | None = Corrective()
     retraining: Retraining
     comparison: Comparison
-    promote: Command  # the hook: {artefact} is replaced by the challenger's folder
+    promote: Command | ByRollout  # a command: {artefact} is replaced by the challenger's folder
+    champion: str | None = (
+        None  # folder that the version in force is copied to; what conf/monitor/ names as artefact
+    )
+    enabled: bool = True  # false: nothing is done by itself; what is under way is still followed to its end
     objective: Objective = Objective()

@@ -40,7 +40,9 @@ class Monitor(View):
     """What conf/monitor/NAME.yaml declares."""
 
     model: str  # as the log names it
-    artefact: str | None = None  # its folder: contract, task and the replay of answers. None: models/MODEL
+    artefact: str | None = (
+        None  # its folder: contract, task, replay of answers; until it is there, models/MODEL
+    )
     requests: str = "data/requests"
     truths: str = "data/truths"
     arms: tuple[str, ...] = ()  # none: every arm whose role is to answer
