@@ -206,6 +206,38 @@ def reproduce(
 
 
 @app.command()
+def forget(
+    user: Annotated[
+        str | None, typer.Argument(help="As clients send it (X-User-Id).", show_default=False)
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Whose readings go, too.", show_default=False)] = None,
+    stream: Annotated[
+        list[str] | None, typer.Option(help="Of conf/stream/, where they are; may be repeated.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
+) -> None:
+    """Remove a person, or a device, from logs and state; say what cannot be reached, and until when it is there."""
+    from penstock.forgetting import forget as forgotten
+    from penstock.stream.declared import declared as stream_declared
+
+    if user is None and device is None:
+        raise PenstockError(
+            "whom?", hint="penstock forget USER; penstock forget --device NAME --stream embedded"
+        )
+    streams = [stream_declared(name) for name in stream or ([] if device is None else ["embedded"])]
+    done = forgotten(user, device=device, streams=streams)
+    if as_json:
+        import json
+
+        print(json.dumps(done.dump(), indent=2))
+        return
+    for place, count in done.removed.items():
+        print(f"removed  {count:>8}  {place}")
+    for place, words in done.left.items():
+        print(f"left               {place}: {words}")
+
+
+@app.command()
 def sign(
     model: Annotated[
         Path | None, typer.Argument(help="Folder of an artefact, such as models/churn.", show_default=False)

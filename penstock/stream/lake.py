@@ -30,7 +30,7 @@ from penstock.stream.writing import Metrics, watched
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Lake", "compact", "frame"]
+__all__ = ["Lake", "compact", "forget", "frame"]
 
 FETCH = 500  # records at once
 WAIT = 0.2  # seconds for the first of them
@@ -354,3 +354,19 @@ def compact(view: LakeStore) -> dict[str, int]:
         finally:
             part.close()
     return done
+
+
+def forget(view: LakeStore, device: str) -> int:
+    """Remove all readings of a device; how many.
+
+    Raises:
+        PenstockError: A table is held by its writer: end the indexer first.
+    """
+    gone = 0
+    for folder in sorted(Path(view.path).glob("partition=*")):
+        part = _opened(view, int(folder.name.partition("=")[2]))
+        try:
+            gone += part.table.erase("device", device)
+        finally:
+            part.close()
+    return gone

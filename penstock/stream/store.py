@@ -105,6 +105,10 @@ class Store(Protocol):
         """Delete what is beyond the retention, if nothing else does; what was done, in words."""
         ...
 
+    async def forget(self, device: str) -> int:
+        """Delete everything of a device; how many documents that were."""
+        ...
+
     async def ready(self) -> bool:
         """Whether a write would be likely to succeed."""
         ...

@@ -189,6 +189,27 @@ class DuckdbTables:
 
         return await self._run(work)
 
+    async def forget(self, device: str) -> int:
+        def work(connection: Any) -> int:
+            connection.execute("BEGIN")
+            try:
+                connection.execute(
+                    "DELETE FROM messages WHERE id IN (SELECT message_id FROM readings WHERE device = ?)",
+                    [device],
+                ).fetchall()
+                gone = [
+                    connection.execute(f"DELETE FROM {table} WHERE device = ?", [device]).fetchall()[0][0]
+                    for table in ("readings", "windows")
+                ]
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("CHECKPOINT")
+            return sum(gone)
+
+        return await self._run(work)
+
     # --- looking ------------------------------------------------------------------------------------
 
     async def newest(self, kind: Kind, *, device: str | None, since: int, limit: int) -> list[dict[str, Any]]:

@@ -209,6 +209,22 @@ class ElasticsearchIndices:
                     gone.append(index)
         return gone
 
+    async def forget(self, device: str) -> int:
+        gone = 0
+        for name in self._names.values():
+            answer = await self._asked(
+                "POST",
+                f"/{name}-*/_delete_by_query?ignore_unavailable=true&allow_no_indices=true"
+                "&refresh=true&conflicts=proceed&wait_for_completion=true",
+                {"query": {"term": {"device": device}}},
+            )
+            gone += int(answer["deleted"])
+            if answer["version_conflicts"] or answer["failures"]:
+                raise PenstockError(
+                    f"store: {name}: not all documents of {device} could be deleted", hint="run it again"
+                )
+        return gone
+
     # --- writing ------------------------------------------------------------------------------------
 
     def _moment(self, nanoseconds: int) -> str:
