@@ -78,3 +78,36 @@ def reliability(
     print(
         f"{'budget':<14}{told.budget}, {told.left * 100:.1f} % left, used {told.burn:.2f} times as fast as allowed"
     )
+
+
+@maintain.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(help="Where to; not there yet.")],
+    keep_days: Annotated[
+        float, typer.Option(min=0.01, help="How long you keep it: whoever asks to be forgotten is told.")
+    ] = 90.0,
+) -> None:
+    """Save state (rollouts, incidents, history, recommendations, keys' hashes, flags, conf/) while everything runs."""
+    from penstock.maintenance.backups import backup as saved
+
+    done = saved(Path(), folder, datetime.now(UTC), timedelta(days=keep_days))
+    say(f"{folder}: {len(done.files)} files, {sum(one.bytes for one in done.files)} bytes")
+    for words in done.left_out:
+        say(f"left out: {words}")
+
+
+@maintain.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(help="A backup.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there and differs.")] = False,
+) -> None:
+    """Put state back, verified first. Nothing that uses it may be running."""
+    from penstock.maintenance.backups import restore as put_back
+
+    done, forgotten = put_back(Path(), folder, force=force)
+    say(f"{len(done.files)} files are as of {done.created:%Y-%m-%d %H:%M:%S} UTC")
+    if forgotten:
+        say(
+            f"{len(forgotten)} times somebody was forgotten since then ({', '.join(forgotten)}): "
+            "do it again, penstock forget"
+        )
