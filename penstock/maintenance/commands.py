@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from penstock.console import say
+from penstock.errors import PenstockError
 
 __all__ = ["maintain"]
 
@@ -60,24 +61,51 @@ def incidents(name: Name) -> None:
 
 @maintain.command()
 def reliability(
-    name: Name, days: Annotated[float, typer.Option(min=0.01, help="Back from now.")] = 30.0
+    name: Name,
+    since: Annotated[
+        datetime | None,
+        typer.Option(help="UTC. [default: the window of the error budget ago]", show_default=False),
+    ] = None,
+    until: Annotated[datetime | None, typer.Option(help="UTC. [default: now]", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    html: Annotated[Path | None, typer.Option(help="A page, as a file.", show_default=False)] = None,
 ) -> None:
-    """Availability, MTBF, MTTR and error budget over a period."""
-    from penstock.maintenance.incidents import Incidents
-    from penstock.maintenance.reliability import reliability as counted
-    from penstock.maintenance.run import declared
+    """What a reliability review asks, of any period: history, targets, budget, burn rates, MTBF, MTTD, MTTR, costs."""
+    from penstock.maintenance.review import lines, page, review
+    from penstock.maintenance.run import Maintaining, declared
+    from penstock.storage import write_text
 
-    now = datetime.now(UTC)
-    found = Incidents(Path(".penstock/maintenance") / name / "incidents.jsonl").all()
-    told = counted(found, now - timedelta(days=days), now, objective=declared(name).objective.availability)
-    print(f"{'availability':<14}{told.availability * 100:.3f} %")
-    print(f"{'failures':<14}{told.failures}")
-    print(f"{'down':<14}{told.down}")
-    print(f"{'MTBF':<14}{told.mtbf or '–'}")
-    print(f"{'MTTR':<14}{told.mttr or '–'}")
-    print(
-        f"{'budget':<14}{told.budget}, {told.left * 100:.1f} % left, used {told.burn:.2f} times as fast as allowed"
-    )
+    policy = declared(name)
+    end = until.replace(tzinfo=UTC) if until is not None else datetime.now(UTC)
+    begin = since.replace(tzinfo=UTC) if since is not None else end - policy.objective.window
+    if begin >= end:
+        raise PenstockError(f"--since {begin:%Y-%m-%d %H:%M} is not before --until", hint="both are UTC")
+    found = review(name, policy, Maintaining(name, policy).monitoring, begin, end)
+    if html is not None:
+        write_text(html, page(found))
+        say(f"{html} written")
+    if as_json:
+        import json
+
+        print(json.dumps(found.dump(), indent=2))
+    elif html is None:
+        for label, value in lines(found):
+            print(f"{label:<18}{value}")
+
+
+@maintain.command()
+def probe(name: Name) -> None:
+    """Ask once whether anybody is there, and write it down; exit code 1 if not. For a scheduler."""
+    from penstock.maintenance.run import declared
+    from penstock.maintenance.service_level import probe as asked
+
+    view = declared(name).probe
+    if view is None:
+        raise PenstockError(f"conf/maintenance/{name}.yaml: declares no probe", hint="probe: {url: http://…}")
+    good, words = asked(view, Path(".penstock/maintenance") / name / "probes.jsonl", datetime.now(UTC))
+    if not good:
+        say(f"{view.url}: {words}")
+        raise typer.Exit(1)
 
 
 @maintain.command()

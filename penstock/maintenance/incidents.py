@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from penstock.config.base import View
 from penstock.errors import PenstockError
@@ -33,6 +33,7 @@ class Entry(View):
         causes: Of the monitor, when it was opened.
         down: Whether users had no good answers meanwhile; what availability is counted by.
         words: For people.
+        figures: What was measured: ``seconds`` of a retraining; ``gain``, ``holdout_gain`` of a comparison.
     """
 
     incident: str
@@ -42,6 +43,7 @@ class Entry(View):
     causes: tuple[str, ...] = ()
     down: bool = False
     words: str = ""
+    figures: dict[str, float] = Field(default_factory=dict)
 
 
 class Incident(View):

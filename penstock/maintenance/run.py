@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -138,12 +139,17 @@ class Maintaining:
             clone = self._clone(Path(folder))
             fresh = fresh_rows(self.monitoring, self.policy.retraining, self.clock())
             mixed = write_fresh(fresh, self.policy.retraining, self.root, clone) if fresh is not None else 0
+            began = time.monotonic()
             self._command(self.policy.retraining.command, clone, name=incident)
+            took = time.monotonic() - began
             made = clone / self.policy.retraining.artefact
             words = f"{fresh.words}; {mixed} rows from before" if fresh is not None else "no fresh rows"
-            self._write(incident, action, "retrained", words)
+            self._write(incident, action, "retrained", words, figures={"seconds": took})
             verdict = self._compared(made, fresh)
-            self._write(incident, action, "compared", verdict.why)
+            gains = {"holdout_gain": verdict.holdout_gain}
+            if verdict.gain is not None:
+                gains["gain"] = verdict.gain
+            self._write(incident, action, "compared", verdict.why, figures=gains)
             if not verdict.promote:
                 self._write(incident, action, "kept", "the champion stays")
                 return
@@ -254,7 +260,16 @@ class Maintaining:
                 hint="try it by hand in a clone",
             )
 
-    def _write(self, incident: str, action: Action, what: What, words: str, *, down: bool = False) -> None:
+    def _write(
+        self,
+        incident: str,
+        action: Action,
+        what: What,
+        words: str,
+        *,
+        down: bool = False,
+        figures: Mapping[str, float] | None = None,
+    ) -> None:
         assert action.kind is not None
         self.incidents.append(
             Entry(
@@ -265,6 +280,7 @@ class Maintaining:
                 causes=action.causes,
                 down=down,
                 words=words,
+                figures=dict(figures or {}),
             )
         )
 

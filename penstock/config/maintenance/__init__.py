@@ -10,6 +10,8 @@ from penstock.config.maintenance.policy import (
     Maintenance,
     Objective,
     Preventive,
+    Prices,
+    Probe,
     Retraining,
 )
 
@@ -21,5 +23,7 @@ __all__ = [
     "Maintenance",
     "Objective",
     "Preventive",
+    "Prices",
+    "Probe",
     "Retraining",
 ]

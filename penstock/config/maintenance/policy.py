@@ -18,6 +18,8 @@ __all__ = [
     "Maintenance",
     "Objective",
     "Preventive",
+    "Prices",
+    "Probe",
     "Retraining",
 ]
 
@@ -89,8 +91,30 @@ class Comparison(View):
 class Objective(View):
     """What is promised."""
 
-    availability: OpenShare = 0.995
-    window: Span = timedelta(days=30)
+    availability: OpenShare = (
+        0.995  # share of requests that are answered well, and of the time without an incident
+    )
+    latency_ms: Annotated[float, Field(gt=0.0)] | None = None  # an answer that takes longer is none
+    window: Span = timedelta(days=30)  # of the error budget
+
+
+class Probe(View):
+    """Where `penstock maintain probe` asks whether anybody is there; a scheduler runs it every `every`."""
+
+    url: Annotated[str, Field(pattern=r"^https?://")]
+    every: Span = timedelta(minutes=1)
+    timeout: Span = timedelta(seconds=5)
+
+
+class Prices(View):
+    """What things cost; reported, and never decided by."""
+
+    currency: str = "EUR"
+    serving_hour: Annotated[float, Field(ge=0.0)] = 0.0  # of everything that answers
+    training_hour: Annotated[float, Field(ge=0.0)] = 0.0
+    point: Annotated[float, Field(ge=0.0)] = (
+        0.0  # what 0.01 of AUC (else of the loss) is worth in 1,000 predictions
+    )
 
 
 class Maintenance(View):
@@ -108,3 +132,5 @@ class Maintenance(View):
     )
     enabled: bool = True  # false: nothing is done by itself; what is under way is still followed to its end
     objective: Objective = Objective()
+    probe: Probe | None = None
+    prices: Prices | None = None
