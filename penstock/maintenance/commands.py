@@ -29,6 +29,7 @@ def run(
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be done; do nothing.")] = False,
 ) -> None:
     """Decide from what `penstock monitor` found, and do it: roll back, retrain, compare, promote or keep."""
+    from penstock.maintenance.metrics import write_textfile
     from penstock.maintenance.run import Maintaining, declared
     from penstock.reproducible import pin_numerics
 
@@ -42,7 +43,10 @@ def run(
         say(f"maintain {name}: {' and '.join(steps) or 'nothing'}: {planned.why or 'nothing is to be done'}")
         return
     before = len(maintaining.incidents.entries())
-    action = maintaining.run()
+    try:
+        action = maintaining.run()
+    finally:
+        write_textfile(name, maintaining.policy, maintaining.monitoring, datetime.now(UTC))
     if action.kind is None:
         say(f"maintain {name}: {action.why or 'nothing is to be done'}")
     for entry in maintaining.incidents.entries()[before:]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from penstock.config.maintenance import Maintenance, Objective, Prices, Probe
 from penstock.config.serving.requests import FileLog
 from penstock.errors import PenstockError
 from penstock.maintenance.incidents import Entry, Incidents, incidents_of
+from penstock.maintenance.metrics import exposition, failures_in_a_row
 from penstock.maintenance.review import costs, lines, mean_time_to_detect, page, review
 from penstock.maintenance.service_level import burns, level, probe, probed
 from penstock.monitoring.findings import Finding
@@ -19,7 +21,7 @@ from penstock.monitoring.history import WindowRecord
 from penstock.monitoring.run import Monitoring, declared
 from penstock.requests import RequestsOfOne, open_requests
 from tests.penstock.monitoring.answering import write_repository
-from tests.servers.programs import free_port
+from tests.servers.programs import free_port, program
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -117,6 +119,15 @@ def test_costs_of_serving_and_of_retraining_against_its_gain():
     assert costs(prices, kept, 20 * HOUR, 0, {}).per_thousand is None
 
 
+def test_failures_are_counted_up_to_a_round_that_did_not_fail():
+    def one(name: str, what: str) -> list[Entry]:
+        told = entries(("opened", 3, {}), (what, 2, {}), ("closed", 1, {}))
+        return [entry.model_copy(update={"incident": name}) for entry in told]
+
+    found = incidents_of([*one("a", "failed"), *one("b", "kept"), *one("c", "failed"), *one("d", "failed")])
+    assert failures_in_a_row(found) == 2
+
+
 def window(hours: float, *families: str) -> WindowRecord:
     return WindowRecord(
         start=NOW - hours * HOUR,
@@ -171,7 +182,18 @@ def test_the_page_answers_and_says_the_same_as_the_figures(tmp_path):
     assert told["error budget"] == "50.0% left of 30 d"
     assert told["1,000 predictions"] == "24 EUR"
     assert json.loads(json.dumps(found.dump()))["by_requests"]["good"] == 990
+    exposed = exposition("toy", policy, monitoring, NOW, tmp_path).decode()
+    assert 'penstock_maintenance_error_budget_left{maintenance="toy"} 0.5' in exposed
+    assert 'penstock_maintenance_incident_opened_timestamp_seconds{maintenance="toy"} 0.0' in exposed
     html = page(found)
     assert "of the error budget is left</h1>" in html
     assert "<script>" not in html
     assert all(value in html for value in told.values())
+
+
+def test_alerts_fire_when_they_should_and_when_they_are_over_they_end():
+    rules = Path(__file__).parents[3] / "deploy/prometheus/tests/maintenance.test.yaml"
+    done = subprocess.run(
+        [program("promtool", package="prometheus"), "test", "rules", rules], capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
