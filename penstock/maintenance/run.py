@@ -120,6 +120,11 @@ class Maintaining:
         alerts = active(windows, self.monitoring.view.alerting)
         estimated = windows[-1].metrics.get("estimated_roc_auc") if windows else None
         manifest = self.monitoring.artefact / "manifest.json"
+        if not manifest.is_file():
+            raise PenstockError(
+                f"{manifest}: there is no such file",
+                hint="nothing is there to be maintained yet: `dvc repro`, or `dvc pull`",
+            )
         placed = datetime.fromtimestamp(manifest.stat().st_mtime, UTC)
         return decide(
             {alert.cause: alert.severity for alert in alerts.values()},
@@ -164,7 +169,8 @@ class Maintaining:
         if isinstance(self.policy.promote, ByRollout):
             from penstock.maintenance.handing import hand_over
 
-            words = hand_over(self.policy.promote, incident, artefact.resolve(), self.root)
+            # Relative: a state that is restored elsewhere still finds it.
+            words = hand_over(self.policy.promote, incident, artefact.relative_to(self.root), self.root)
             self._write(incident, action, "handed_over", words)
             return
         self._command(self.policy.promote, self.root, name=incident, artefact=str(artefact.resolve()))
