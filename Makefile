@@ -68,6 +68,7 @@ bench: env  ## Measure the claims of the README side by side.
 	python benchmarks/predict.py
 	python benchmarks/latency.py
 	python benchmarks/images.py
+	python benchmarks/recommend.py
 	python benchmarks/files.py
 	python benchmarks/databases.py
 	python benchmarks/rest.py

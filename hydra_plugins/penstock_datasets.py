@@ -20,7 +20,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 GROUP = "dataset"
 ALL = f"{GROUP}/all"
-IMAGES = "images"  # the task.kind of a set of pictures
+OTHER = ("images", "interactions")  # the task.kind of what is no table
 
 
 class DatasetConfigSource(FileConfigSource):
@@ -67,14 +67,19 @@ class DatasetSearchPath(SearchPathPlugin):
                 search_path.prepend("penstock-datasets", f"{DatasetConfigSource.scheme()}://{folder}")
 
 
-def _names(root: DictConfig, *, images: bool) -> ListConfig:
-    """The data sets that are, or are not, pictures. A broken file counts as a table: its error is told there."""
+def _names(root: DictConfig, kind: str | None) -> ListConfig:
+    """The data sets of a kind, None for tables. A broken file counts as a table: its error is told there."""
     kinds = {name: OmegaConf.select(dataset, "task.kind") for name, dataset in root.datasets.items()}
-    return ListConfig([str(name) for name, kind in kinds.items() if (kind == IMAGES) == images])
+    return ListConfig(
+        [str(name) for name, found in kinds.items() if found == kind or (kind is None and found not in OTHER)]
+    )
 
 
-# A stage runs over tables or over pictures; which a data set is, its own file says.
-OmegaConf.register_new_resolver("penstock.tables", lambda _root_: _names(_root_, images=False), replace=True)
-OmegaConf.register_new_resolver("penstock.images", lambda _root_: _names(_root_, images=True), replace=True)
+# A stage runs over tables, pictures or interactions; which a data set is, its own file says.
+OmegaConf.register_new_resolver("penstock.tables", lambda _root_: _names(_root_, None), replace=True)
+OmegaConf.register_new_resolver("penstock.images", lambda _root_: _names(_root_, "images"), replace=True)
+OmegaConf.register_new_resolver(
+    "penstock.interactions", lambda _root_: _names(_root_, "interactions"), replace=True
+)
 
 __all__ = ["DatasetConfigSource", "DatasetSearchPath"]

@@ -61,10 +61,13 @@ def dataset(
     positive: Annotated[
         str | None, typer.Option(help="Of two classes, the one whose probability counts.")
     ] = None,
+    user: Annotated[str | None, typer.Option(help="Of interactions, the column that says who.")] = None,
+    item: Annotated[str | None, typer.Option(help="Of interactions, the column that says what.")] = None,
+    time: Annotated[str | None, typer.Option(help="Of interactions, the column that says when.")] = None,
     force: Annotated[bool, typer.Option(help="Replace the file if it is there.")] = False,
 ) -> None:
     """Write the settings of a new data set, with a contract inferred from a file or a folder."""
-    from penstock.scaffold import infer, infer_pictures
+    from penstock.scaffold import infer, infer_interactions, infer_pictures
     from penstock.storage import write_text
 
     out = Path("conf/dataset") / f"{name}.yaml"
@@ -76,8 +79,15 @@ def dataset(
         raise PenstockError(f"{out}: exists", hint="choose another name, or --force")
     if path.is_dir() and not (path / "_penstock").is_dir():
         write_text(out, infer_pictures(path, name))
+    elif user is not None and item is not None and time is not None:
+        write_text(out, infer_interactions(path, name, user=user, item=item, time=time))
+    elif user is not None or item is not None or time is not None:
+        raise PenstockError(f"{path}: interactions need three columns", hint="name --user, --item and --time")
     elif target is None:
-        raise PenstockError(f"{path}: which column is to be predicted?", hint="name it: --target COLUMN")
+        raise PenstockError(
+            f"{path}: which column is to be predicted?",
+            hint="name it: --target COLUMN; or, of interactions, --user, --item and --time",
+        )
     else:
         write_text(out, infer(path, name, target=target, positive=positive))
     say(f"{out} written. Read it, then: penstock params && dvc repro --glob '*@{name}'")
@@ -105,7 +115,13 @@ def predict(
 ) -> None:
     """Score a file, or pictures, with an artefact. What breaks its contract goes to quarantine, and is counted."""
     from penstock.artifact.picture_manifest import is_of_pictures
+    from penstock.artifact.recommender_manifest import is_of_interactions
 
+    if is_of_interactions(model):
+        raise PenstockError(
+            f"{model}: recommends items, and scores no rows",
+            hint="penstock.artifact.recommender_model.load(folder).recommend([[id, …]])",
+        )
     rejects = quarantine or out.with_name(f"{out.name.split('.')[0]}.quarantine.parquet")
     if is_of_pictures(model):
         if keep:

@@ -19,7 +19,7 @@ from penstock.contract import complete, require_target, typed
 from penstock.errors import PenstockError
 from penstock.sources.files import format_of, read_files
 
-__all__ = ["infer", "infer_pictures"]
+__all__ = ["infer", "infer_interactions", "infer_pictures"]
 
 # Of a class; below it all but the top of the network is better left alone.
 FEW_PICTURES = 50
@@ -71,6 +71,57 @@ def infer(path: Path, name: str, target: str | None = None, positive: str | None
         for column, resolved in columns.items()
     }
     return _text(name, path, source, task, described)
+
+
+def infer_interactions(path: Path, name: str, *, user: str, item: str, time: str) -> str:
+    """Look into a file of interactions and write the YAML of a set of them.
+
+    Columns called rating, title, genres and year are taken for what their name says.
+
+    Args:
+        path: Relative to the root of the repository; CSV, Parquet or JSON lines.
+        name: Of the data set.
+        user: The column that says who.
+        item: The column that says what.
+        time: The column that says when.
+
+    Raises:
+        PenstockError: The name will not do, the file is not readable, or there is no such column.
+    """
+    from penstock.config import InteractionTask
+    from penstock.recommend.ingestion import contract_of
+
+    _check_name(name)
+    source, frame = _read(path)
+    known: dict[str, str] = {
+        role: role for role in ("rating", "title", "genres", "year") if role in frame.columns
+    }
+    roles: dict[str, str] = {"user": user, "item": item, "time": time, **known}
+    task = InteractionTask.model_validate({"kind": "interactions", **roles})
+    columns = contract_of(Contract(), task, frame).columns
+    lines = [f"  {role}: {json.dumps(column)}" for role, column in roles.items()]
+    if columns[time].type == "integer":
+        largest = frame.select(typed(time, "integer", frame.schema[time]).max()).item() or 0
+        # Seconds reach this in the year 5138, milliseconds had it in 1973; and so on.
+        unit = next(
+            unit for unit, end in (("s", 1e11), ("ms", 1e14), ("us", 1e17), ("ns", 1e30)) if largest < end
+        )
+        lines.append(f"  time_unit: {unit}            # of {time}; a guess by its size")
+    read_by = "".join(f"  {key}: {json.dumps(value)}\n" for key, value in source.items())
+    return (
+        f"# Interactions in {path.as_posix()}: {frame.height} rows, {frame[user].n_unique()} users, "
+        f"{frame[item].n_unique()} items.\n"
+        "defaults:\n  - /base/interactions@_here_\n  - _self_\n"
+        "\ncard:\n"
+        f"  title: {json.dumps(name)}\n"
+        '  description: ""          # what is taken up, and what the list is for\n'
+        '  source: ""\n'
+        '  licence: ""\n'
+        '  intended_use: ""         # and what it is not for\n'
+        '  caveats: ""\n'
+        "\ntask:\n" + "\n".join(lines) + "\n"
+        "\nsource:\n" + read_by
+    )
 
 
 def infer_pictures(folder: Path, name: str) -> str:

@@ -28,6 +28,7 @@ CODE = (
     "penstock/config/__init__.py",
     "penstock/config/base.py",
     "penstock/config/images.py",
+    "penstock/config/interactions.py",
     "penstock/config/tables.py",
     "penstock/contract.py",
     "penstock/features",

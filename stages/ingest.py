@@ -1,19 +1,27 @@
-"""ingest: from the source to typed Parquet; rows or pictures that break the contract to quarantine, counted."""
+"""ingest: from the source to typed Parquet; rows, interactions or pictures that break the contract to quarantine, counted."""
 
 from __future__ import annotations
 
 import polars as pl
 
 from penstock import contract, sources
-from penstock.config import ImageIngestView, IngestView, is_images, load_view
+from penstock.config import (
+    IMAGES,
+    INTERACTIONS,
+    ImageIngestView,
+    IngestView,
+    InteractionIngestView,
+    kind_of,
+    load_view,
+)
 from penstock.console import run_stage, say
 from penstock.storage import write_json, write_parquet
-from stages.layout import ImageLayout, Layout
+from stages.layout import ImageLayout, InteractionLayout, Layout
 
 
 def main(dataset: str) -> None:
     """Read, check and store ``dataset``."""
-    (_pictures if is_images(dataset) else _table)(dataset)
+    {IMAGES: _pictures, INTERACTIONS: _events}.get(kind_of(dataset), _table)(dataset)
 
 
 def _table(dataset: str) -> None:
@@ -50,6 +58,43 @@ def _table(dataset: str) -> None:
         },
     )
     say(f"{dataset}: {checked.good.height} rows of {len(columns)} columns, {bad.height} in quarantine")
+
+
+def _events(dataset: str) -> None:
+    # Late, as below.
+    from penstock.recommend.ingestion import ingest
+
+    layout = InteractionLayout(dataset)
+    view = load_view(InteractionIngestView, dataset)
+    done = ingest(sources.read(view.source), view.contract, view.task)
+    write_parquet(layout.quarantine, done.bad)
+    share = contract.limit_quarantine(
+        done.bad,
+        done.reasons,
+        rows=done.bad.height + done.interactions.height,
+        allowed=view.contract.max_quarantine_share,
+        file=layout.quarantine,
+    )
+    write_parquet(layout.raw, done.interactions)
+    write_json(
+        layout.contract, {name: column.model_dump() for name, column in done.columns.items()}, sort_keys=False
+    )
+    counts = {name: done.interactions[name].n_unique() for name in ("user", "item")}
+    write_json(
+        layout.reports / "ingest.json",
+        {
+            "rows": done.interactions.height,
+            "users": counts["user"],
+            "items": counts["item"],
+            "quarantined": done.bad.height,
+            "quarantined_share": share,
+            "reasons": done.reasons,
+        },
+    )
+    say(
+        f"{dataset}: {done.interactions.height} interactions of {counts['user']} users with {counts['item']} items, "
+        f"{done.bad.height} in quarantine"
+    )
 
 
 def _pictures(dataset: str) -> None:

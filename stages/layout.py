@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ImageLayout", "Layout", "Phase"]
+__all__ = ["ImageLayout", "InteractionLayout", "Layout", "Phase"]
 
 
 @dataclass(frozen=True)
@@ -118,3 +118,23 @@ class ImageLayout(Layout):
             answers=self.answers(phase),
             curves=self.curves(phase),
         )
+
+
+@dataclass(frozen=True)
+class InteractionLayout(Layout):
+    """The paths of a set of interactions. ``raw``, ``quarantine``, ``model`` and ``reports`` are as for a table."""
+
+    @property
+    def split(self) -> Path:
+        """The interactions in the order of users and time, with the part of each."""
+        return Path("data/prepared") / f"{self.dataset}.parquet"
+
+    @property
+    def weights(self) -> Path:
+        """One row for each item: its neighbours, their weights, and the vector by which it is like others."""
+        return self.model / "weights.parquet"
+
+    @property
+    def others(self) -> Path:
+        """What the candidates that were not chosen recommend to those who are judged by."""
+        return Path("data/predictions") / f"{self.dataset}_others.parquet"

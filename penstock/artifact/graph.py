@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -23,6 +23,7 @@ ELEMENTS = {
     "double": TensorProto.DOUBLE,
     "string": TensorProto.STRING,
     "uint8": TensorProto.UINT8,
+    "int64": TensorProto.INT64,
 }
 
 
@@ -36,6 +37,8 @@ class Graph:
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._count = 0
+        self._inside = 0
+        self._prefix = ""
 
     def input(self, name: str, element: str, shape: Sequence[str | int] = ("rows", 1)) -> str:
         """Declare an input."""
@@ -46,6 +49,20 @@ class Graph:
         """Declare an output."""
         self._nodes.append(helper.make_node("Identity", [tensor], [name], name=f"output_{name}"))
         self._outputs.append(helper.make_tensor_value_info(name, ELEMENTS[element], list(shape)))
+
+    def inner(self) -> Graph:
+        """A graph for a node's attribute: it sees this one's tensors, and its constants are this one's."""
+        inside = Graph()
+        inside._constants, inside._initializers = self._constants, self._initializers
+        self._inside += 1
+        inside._prefix = f"{self._prefix}inner_{self._inside}_"
+        return inside
+
+    def body(
+        self, name: str, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]
+    ) -> onnx.GraphProto:
+        """The nodes as an attribute of a node of another graph, which `inner` has given."""
+        return helper.make_graph(self._nodes, name, list(inputs), list(outputs))
 
     def constant(self, array: NDArray[Any] | Sequence[Any] | float, dtype: Any = np.float32) -> str:
         """A constant tensor; equal ones are one."""
@@ -65,9 +82,17 @@ class Graph:
     def add(self, op: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
         """Add a node with one output."""
         self._count += 1
-        name = f"{op}_{self._count}"
+        name = f"{self._prefix}{op}_{self._count}"
         self._nodes.append(helper.make_node(op, list(inputs), [name], name=name, domain=domain, **attributes))
         return name
+
+    def add_many(self, op: str, *inputs: str, outputs: int, **attributes: Any) -> tuple[str, ...]:
+        """Add a node with several outputs. An attribute may be a graph (``body``)."""
+        self._count += 1
+        name = f"{self._prefix}{op}_{self._count}"
+        names = tuple(f"{name}_{number}" for number in range(outputs))
+        self._nodes.append(helper.make_node(op, list(inputs), list(names), name=name, **attributes))
+        return names
 
     def cast(self, tensor: str, element: int) -> str:
         """Cast to a TensorProto element type."""
@@ -121,8 +146,18 @@ class Graph:
         return model
 
     def _used(self) -> list[onnx.TensorProto]:
-        used = {name for node in self._nodes for name in node.input}
+        used = set(_read(self._nodes))
         return [constant for constant in self._initializers if constant.name in used]
+
+
+def _read(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
+    """Names of the tensors that nodes take, those inside their graphs included."""
+    for node in nodes:
+        yield from node.input
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _read(attribute.g.node)
+                yield from (output.name for output in attribute.g.output)
 
 
 def _needed(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:

@@ -46,6 +46,29 @@ from penstock.config.images import (
     Quantise,
     Sheet,
 )
+from penstock.config.interactions import (
+    Als,
+    Ease,
+    InteractionDataset,
+    InteractionEvaluateView,
+    InteractionExport,
+    InteractionExportView,
+    InteractionIngestView,
+    InteractionPrepare,
+    InteractionReportView,
+    InteractionScoring,
+    InteractionSplitView,
+    InteractionTask,
+    InteractionTrain,
+    InteractionTrainView,
+    InteractionValidateView,
+    ItemCatalogue,
+    ItemKnn,
+    Popularity,
+    Recommending,
+    RequestLimits,
+    Transitions,
+)
 from penstock.config.tables import (
     REGRESSION_ONLY,
     Bins,
@@ -98,9 +121,12 @@ from penstock.errors import PenstockError
 __all__ = [
     "IMAGES",
     "IMAGE_STAGES",
+    "INTERACTIONS",
+    "INTERACTION_STAGES",
     "PARAMS",
     "REGRESSION_ONLY",
     "STAGES",
+    "Als",
     "Backbone",
     "Bins",
     "Candidate",
@@ -115,6 +141,7 @@ __all__ = [
     "DatePart",
     "Derived",
     "Difference",
+    "Ease",
     "EvaluateView",
     "Export",
     "ExportView",
@@ -143,6 +170,21 @@ __all__ = [
     "ImageSplitView",
     "ImageTask",
     "IngestView",
+    "InteractionDataset",
+    "InteractionEvaluateView",
+    "InteractionExport",
+    "InteractionExportView",
+    "InteractionIngestView",
+    "InteractionPrepare",
+    "InteractionReportView",
+    "InteractionScoring",
+    "InteractionSplitView",
+    "InteractionTask",
+    "InteractionTrain",
+    "InteractionTrainView",
+    "InteractionValidateView",
+    "ItemCatalogue",
+    "ItemKnn",
     "ListingSource",
     "Log",
     "ModelName",
@@ -151,6 +193,7 @@ __all__ = [
     "PackageSource",
     "Params",
     "PictureContract",
+    "Popularity",
     "Predict",
     "PredictView",
     "Prepare",
@@ -161,8 +204,10 @@ __all__ = [
     "Quantise",
     "Range",
     "Ratio",
+    "Recommending",
     "RecordingsSource",
     "ReportView",
+    "RequestLimits",
     "Sampler",
     "Scalar",
     "Scoring",
@@ -176,16 +221,19 @@ __all__ = [
     "Task",
     "Train",
     "TrainView",
+    "Transitions",
     "ValidateView",
     "View",
     "is_images",
+    "kind_of",
     "load",
     "load_view",
     "validated",
 ]
 
 PARAMS = Path("params.yaml")
-IMAGES = "images"  # the task.kind of a set of pictures; every other kind is of a table
+IMAGES = "images"  # the task.kind of a set of pictures
+INTERACTIONS = "interactions"  # of a set of interactions; every other kind is of a table
 
 STAGES: dict[str, type[View]] = {
     "ingest": IngestView,
@@ -214,21 +262,51 @@ IMAGE_STAGES: dict[str, type[View]] = {
     "images_report": ImageReportView,
 }
 
+# The stages of interactions. They too share `ingest` alone.
+INTERACTION_STAGES: dict[str, type[View]] = {
+    "ingest": InteractionIngestView,
+    "recommend_split": InteractionSplitView,
+    "recommend_validate": InteractionValidateView,
+    "recommend_train": InteractionTrainView,
+    "recommend_export": InteractionExportView,
+    "recommend_evaluate": InteractionEvaluateView,
+    "recommend_report": InteractionReportView,
+}
+
+KINDS: dict[str, type[View]] = {IMAGES: ImageDataset, INTERACTIONS: InteractionDataset}
+IN_WORDS: dict[type[View], str] = {
+    Dataset: "a table",
+    ImageDataset: "a set of pictures",
+    InteractionDataset: "a set of interactions",
+}
+AnyDataset = Dataset | ImageDataset | InteractionDataset
+
 
 class Params(View):
     """The whole of params.yaml."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     names: tuple[str, ...]  # the tables of the graph: dvc.yaml's matrix
-    pictures: tuple[str, ...]  # the sets of pictures: its other matrix
-    datasets: dict[str, Dataset | ImageDataset]
+    pictures: tuple[str, ...]  # the sets of pictures: its second matrix
+    interactions: tuple[str, ...] = ()  # the sets of interactions: its third
+    datasets: dict[str, AnyDataset]
 
     @model_validator(mode="after")
     def _names_are_the_data_sets(self) -> Self:
-        if {*self.names, *self.pictures} != self.datasets.keys():
-            raise ValueError("`names` and `pictures` together and the keys of `datasets` differ")
-        if any(isinstance(self.datasets[name], ImageDataset) for name in self.names):
-            raise ValueError("`names` holds a set of pictures; those are `pictures`")
+        listed: dict[type[View], tuple[str, ...]] = {
+            Dataset: self.names,
+            ImageDataset: self.pictures,
+            InteractionDataset: self.interactions,
+        }
+        if {name for names in listed.values() for name in names} != self.datasets.keys():
+            raise ValueError(
+                "`names`, `pictures` and `interactions` together and the keys of `datasets` differ"
+            )
+        for kind, names in listed.items():
+            for name in names:
+                found = type(self.datasets[name])
+                if found is not kind:
+                    raise ValueError(f"{name} is {IN_WORDS[found]}, and is listed as {IN_WORDS[kind]}")
         return self
 
     @property
@@ -265,16 +343,33 @@ def load_view(view: type[AnyView], dataset: str, path: Path = PARAMS) -> AnyView
     fields = [name for name in view.model_fields if name != "seed"]
     lacking = [name for name in fields if name not in type(whole).model_fields]
     if lacking:
-        kind = "a table" if isinstance(whole, Dataset) else "a set of pictures"
         raise PenstockError(
-            f"{path}: {dataset} is {kind}, and has no {lacking[0]!r}", hint="this stage is for the other kind"
+            f"{path}: {dataset} is {IN_WORDS[type(whole)]}, and has no {lacking[0]!r}",
+            hint="this stage is for another kind",
         )
     chosen = {name: getattr(whole, name) for name in fields}
+    for name, value in chosen.items():
+        # Kinds share names of groups: `prepare` of a picture is not that of a table.
+        wanted = view.model_fields[name].annotation
+        if isinstance(wanted, type) and issubclass(wanted, View) and not isinstance(value, wanted):
+            raise PenstockError(
+                f"{path}: {dataset} is {IN_WORDS[type(whole)]}, and its {name!r} is not what this stage takes",
+                hint="this stage is for another kind",
+            )
     if "seed" in view.model_fields:
         if "seed" not in raw:
             raise PenstockError(f"{path}: seed: missing", hint="set it in conf/config.yaml")
         chosen["seed"] = raw["seed"]
     return validated(view, chosen, path)
+
+
+def kind_of(dataset: str, path: Path = PARAMS) -> str:
+    """The kind of a data set: that of its task, as it is written.
+
+    Raises:
+        PenstockError: There is no such data set.
+    """
+    return _kind(_raw_dataset(_read(path), dataset, path))
 
 
 def is_images(dataset: str, path: Path = PARAMS) -> bool:
@@ -283,7 +378,7 @@ def is_images(dataset: str, path: Path = PARAMS) -> bool:
     Raises:
         PenstockError: There is no such data set.
     """
-    return _holds_pictures(_raw_dataset(_read(path), dataset, path))
+    return kind_of(dataset, path) == IMAGES
 
 
 def _raw_dataset(raw: dict[str, Any], dataset: str, path: Path) -> Any:
@@ -296,14 +391,16 @@ def _raw_dataset(raw: dict[str, Any], dataset: str, path: Path) -> Any:
     return datasets[dataset]
 
 
-def _holds_pictures(raw: Any) -> bool:
+def _kind(raw: Any) -> str:
     task = raw.get("task") if isinstance(raw, dict) else None
-    return isinstance(task, dict) and task.get("kind") == IMAGES
+    return str(task.get("kind")) if isinstance(task, dict) else ""
 
 
-def _dataset(name: str, raw: Any, path: Path) -> Dataset | ImageDataset:
-    kind: type[Dataset | ImageDataset] = ImageDataset if _holds_pictures(raw) else Dataset
-    return validated(kind, raw, path, prefix=f"datasets.{name}.")
+def _dataset(name: str, raw: Any, path: Path) -> AnyDataset:
+    kind = KINDS.get(_kind(raw), Dataset)
+    found = validated(kind, raw, path, prefix=f"datasets.{name}.")
+    assert isinstance(found, AnyDataset)
+    return found
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -84,7 +84,11 @@ def changed(params: dict, where: str, value: object) -> dict:
             "the name 'tenure' is taken",
         ),
         ("datasets.housing.sampler.name", "smote", "samplers even out classes"),
-        ("names", ["churn"], "`names` and `pictures` together and the keys of `datasets` differ"),
+        (
+            "names",
+            ["churn"],
+            "`names`, `pictures` and `interactions` together and the keys of `datasets` differ",
+        ),
         ("seed", -1, "seed: input should be greater than or equal to 0, not -1"),
     ],
 )

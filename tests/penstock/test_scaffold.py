@@ -15,7 +15,7 @@ from penstock import config, contract, sources
 from penstock.composition import compose
 from penstock.config import FileSource
 from penstock.errors import PenstockError
-from penstock.scaffold import infer, infer_pictures
+from penstock.scaffold import infer, infer_interactions, infer_pictures
 
 ROOT = Path(__file__).parents[2]
 
@@ -261,3 +261,32 @@ def test_a_draft_for_a_folder_of_pictures_composes(oaks, unfrozen):
 def test_a_folder_of_one_class_is_refused():
     with pytest.raises(PenstockError, match=r"data/inbox/leaves: 1 folder\(s\) with files"):
         infer_pictures(leaves(oak=3), "leaves")
+
+
+def test_interactions_compose_and_every_row_is_one(tmp_path):
+    rows = [f"u{n % 7};{n % 5};{1_600_000_000_000 + n};{n % 3 + 1};Film {n % 5}" for n in range(40)]
+    Path("taken.csv").write_text("\n".join(["who;what;when;rating;title", *rows]) + "\n")
+    text = infer_interactions(Path("taken.csv"), "taken", user="who", item="what", time="when")
+    shutil.copytree(ROOT / "conf", "conf")
+    shutil.copytree(ROOT / "hydra_plugins", "hydra_plugins")
+    Path("conf/dataset/taken.yaml").write_text(text)
+    params = yaml.safe_load(compose(tmp_path, ["dataset=taken"]))
+    assert params["interactions"] == ["taken"]
+    found = config.InteractionDataset.model_validate(params["datasets"]["taken"])
+    assert (found.task.user, found.task.time_unit, found.task.rating, found.task.genres) == (
+        "who",
+        "ms",
+        "rating",
+        None,
+    )
+    from penstock.recommend.ingestion import ingest
+
+    done = ingest(sources.read(found.source), found.contract, found.task)
+    assert (done.interactions.height, done.bad.height) == (40, 0)
+    assert done.interactions["time"].dt.year().unique().to_list() == [2020]
+
+
+def test_interactions_without_one_of_their_columns_are_refused(tmp_path):
+    Path("taken.csv").write_text("who,what,when\na,1,2020-01-01\n")
+    with pytest.raises(PenstockError, match="there is no column 'then'"):
+        infer_interactions(Path("taken.csv"), "taken", user="who", item="what", time="then")

@@ -18,6 +18,7 @@ STAGES = {name: stage.get("do", stage) for name, stage in GRAPH["stages"].items(
 # They say what a person sees, or fix what `make reproduce` would show to have changed; no output's content.
 INERT = {
     "penstock/__init__.py",
+    "penstock/recommend/__init__.py",
     "penstock/validation/__init__.py",
     "penstock/vision/__init__.py",
     "penstock/console.py",
@@ -28,7 +29,7 @@ INERT = {
 }
 # Served by a parameter: `source.watch` names it where the data set comes from a package.
 BY_PARAMETER = {"penstock/sources/package.py", "penstock/sources/npm.py", "penstock/sources/recordings.py"}
-ALL_STAGES = config.STAGES | config.IMAGE_STAGES
+ALL_STAGES = config.STAGES | config.IMAGE_STAGES | config.INTERACTION_STAGES
 
 
 MAKES_THE_PICTURE_MODEL = (
@@ -39,8 +40,17 @@ MAKES_THE_PICTURE_MODEL = (
     "images_finetune",
     "images_export",
 )
+MAKES_THE_RECOMMENDER = (
+    "ingest",
+    "recommend_split",
+    "recommend_validate",
+    "recommend_train",
+    "recommend_export",
+)
 # What `ingest` reads pictures by has no part in a table's model.
-FOR_PICTURES = {"penstock/pictures.py", "penstock/vision/ingestion.py"}
+FOR_PICTURES = {"penstock/pictures.py", "penstock/sources/pictures.py", "penstock/vision/ingestion.py"}
+# Nor has what it reads interactions by, in any other's.
+FOR_INTERACTIONS = {"penstock/recommend/__init__.py", "penstock/recommend/ingestion.py"}
 # And what it reads recordings by has none in a picture's.
 FOR_RECORDINGS = {"penstock/signals.py", "penstock/sources/recordings.py"}
 MAKES_THE_MODEL = ("ingest", "prepare", "features", "validate", "train", "export")
@@ -103,6 +113,8 @@ def test_a_stage_depends_on_no_code_that_is_not_there_or_that_it_does_not_run(na
     if name == "export":
         # Its manifest holds a hash of all the code that made the model.
         used |= {file for stage in MAKES_THE_MODEL for file in closure(f"stages/{stage}.py")}
+    if name == "recommend_export":
+        used |= {file for stage in MAKES_THE_RECOMMENDER for file in closure(f"stages/{stage}.py")}
     if name == "images_export":
         used |= {file for stage in MAKES_THE_PICTURE_MODEL for file in closure(f"stages/{stage}.py")}
     for dep in STAGES[name]["deps"]:
@@ -148,7 +160,7 @@ def test_metrics_and_plots_are_in_git_and_data_and_models_are_not():
 
 def test_every_model_is_an_artefact_and_every_plot_is_of_a_known_data_set():
     params = config.load(ROOT / "params.yaml")
-    names = {*params.names, *params.pictures}
+    names = {*params.names, *params.pictures, *params.interactions}
     assert {entry["path"] for entry in GRAPH["artifacts"].values()} == {
         f"models/{name}/model.onnx" for name in names
     }
@@ -161,7 +173,7 @@ def test_the_code_hash_of_a_manifest_is_that_of_all_the_code_that_made_the_model
 
     assert set(CODE) == {dep for dep in STAGES["export"]["deps"] if dep.startswith(("penstock/", "stages/"))}
     made_by = {file for stage in MAKES_THE_MODEL for file in closure(f"stages/{stage}.py")} - FOR_PICTURES
-    assert {file for file in made_by - INERT if not covered(file, list(CODE))} == set()
+    assert {file for file in made_by - INERT - FOR_INTERACTIONS if not covered(file, list(CODE))} == set()
 
 
 def test_the_code_hash_of_a_manifest_of_pictures_too():
@@ -172,4 +184,14 @@ def test_the_code_hash_of_a_manifest_of_pictures_too():
     made_by = {
         file for stage in MAKES_THE_PICTURE_MODEL for file in closure(f"stages/{stage}.py")
     } - FOR_RECORDINGS
-    assert {file for file in made_by - INERT if not covered(file, list(CODE))} == set()
+    assert {file for file in made_by - INERT - FOR_INTERACTIONS if not covered(file, list(CODE))} == set()
+
+
+def test_the_code_hash_of_a_manifest_of_a_recommender_too():
+    from stages.recommend_export import CODE
+
+    deps = STAGES["recommend_export"]["deps"]
+    assert set(CODE) == {dep for dep in deps if dep.startswith(("penstock/", "stages/"))}
+    made_by = {file for stage in MAKES_THE_RECOMMENDER for file in closure(f"stages/{stage}.py")}
+    others = FOR_PICTURES | FOR_RECORDINGS | BY_PARAMETER
+    assert {file for file in made_by - INERT - others if not covered(file, list(CODE))} == set()
