@@ -12,6 +12,7 @@ from penstock.console import USER_ERROR, fail, progress, say
 from penstock.errors import PenstockError
 from penstock.loading.commands import ingest
 from penstock.serving.commands import keys, serve
+from penstock.serving.recommender.commands import recommend
 from penstock.stream.commands import stream
 
 __all__ = ["app", "main"]
@@ -28,6 +29,7 @@ app.add_typer(ingest, name="ingest")
 app.add_typer(stream, name="stream")
 app.command()(serve)
 app.add_typer(keys, name="keys")
+app.add_typer(recommend, name="recommend")
 
 
 @app.command()
