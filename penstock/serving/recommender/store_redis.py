@@ -129,7 +129,7 @@ class RedisState(Store):
                 NoBackoff(), 1
             ),  # once: a connection that was kept may be gone while the server is there
         )
-        self._redis: Any = Redis(connection_pool=pool)
+        self._redis: Any = Redis.from_pool(pool)  # which it closes with itself
         self._prefix = view.prefix
         self._scripts = {
             name: self._redis.register_script(text)
