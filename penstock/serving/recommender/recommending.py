@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,7 +24,7 @@ __all__ = ["Answer", "Asked", "Recommender", "told_interaction"]
 REMEMBERED = 10_000  # users whose last known history answers while the store is down …
 MINUTES = 10  # … for so long: whoever is forgotten is to be forgotten by every process
 PREFERRED = 3.0  # how much sooner a list for a new user has what they prefer
-SPARE = 4  # times k that are looked at where rules reorder
+SPARE = 4.0  # times k that are looked at where rules reorder, at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +259,10 @@ class _Listing:
         preferred = self._preferred()
         reorders = policy.reorders or bool(preferred)
         # Diversity chooses among a pool; a list that is no longer than that begins the same, however long it is.
-        wanted = max(SPARE * asked.k, self.loaded.model.manifest.pool) if reorders else asked.k + len(fixed)
+        reach = max(SPARE, policy.reach * (PREFERRED if preferred else 1.0))
+        # More than there are is no use, and a boost may be any number.
+        far = min(math.ceil(min(reach * asked.k, most)), most)
+        wanted = max(far, self.loaded.model.manifest.pool) if reorders else asked.k + len(fixed)
         while True:
             wanted = min(wanted, most)
             ids, scores, because = self._run(wanted)

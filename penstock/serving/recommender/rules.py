@@ -94,6 +94,11 @@ class Policy:
         """Whether the first k of a list depend on what comes after them."""
         return bool(self.rules.boost or self.rules.boost_genres or self.rules.max_per_genre)
 
+    @cached_property
+    def reach(self) -> float:
+        """The largest boost of an item: from so many times the length of a list it can come into it."""
+        return max(self._factors.values(), default=1.0)
+
     def boosted(self, ids: Sequence[int], preferred: Collection[int], by: float) -> list[int]:
         """Ids in the order of place / factor: 2 moves from place 10 to 5, whatever the scores mean.
 
