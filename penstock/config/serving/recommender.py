@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from penstock.config.base import Share, View
 from penstock.config.loading.spans import duration
@@ -32,7 +32,7 @@ Id = Annotated[int, Field(ge=0, lt=2**63)]
 class SqliteStore(View):
     """One file that all processes of this machine share (write-ahead log)."""
 
-    kind: Literal["sqlite"]
+    kind: Literal["sqlite"] = "sqlite"
     path: str = "data/recommender/state.sqlite"
     sync: Literal["full", "normal"] = (
         "full"  # full: what is acknowledged outlives power; normal: a killed process
@@ -50,7 +50,15 @@ class RedisStore(View):
     connections: Count = 64  # of one process
 
 
-StoreView = Annotated[SqliteStore | RedisStore, Field(discriminator="kind")]
+def _kind(value: Any) -> str:
+    """What a store is that does not say it."""
+    kind = value.get("kind", "sqlite") if isinstance(value, dict) else getattr(value, "kind", "sqlite")
+    return str(kind)
+
+
+StoreView = Annotated[
+    Annotated[SqliteStore, Tag("sqlite")] | Annotated[RedisStore, Tag("redis")], Discriminator(_kind)
+]
 
 
 class History(View):
@@ -136,7 +144,7 @@ class Recommend(View):
     port: Annotated[int, Field(ge=0, le=65535)] = 8600
     workers: Count = 1
     model: str = "models/ratings"  # the folder of the artefact
-    store: StoreView = SqliteStore(kind="sqlite")
+    store: StoreView = SqliteStore()
     history: History = History()
     rules: Rules = Rules()
     exploration: Exploration = Exploration()

@@ -44,6 +44,13 @@ def _plain(text: str) -> str:
     return text
 
 
+def _addressable(text: str) -> str:
+    # Servers and clients alike take these for parts of a path, encoded or not.
+    if "/" in text or text in {".", ".."}:
+        raise ValueError("expected a name that can stand in an address: without /")
+    return text
+
+
 def _moment(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("expected seconds since 1970, or a time as in 2026-01-31T12:00:00Z")  # noqa: TRY004
@@ -65,7 +72,7 @@ def _split(value: Any) -> Any:
 
 
 Text = Annotated[str, AfterValidator(_plain)]
-User = Annotated[Text, Field(min_length=1, max_length=200)]
+User = Annotated[Text, AfterValidator(_addressable), Field(min_length=1, max_length=200)]
 Id = Annotated[int, Field(ge=0, lt=2**63)]
 Name = Annotated[Text, Field(min_length=1, max_length=100)]
 Year = Annotated[int, Field(ge=0, le=9999)]

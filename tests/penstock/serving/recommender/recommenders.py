@@ -133,10 +133,11 @@ def recommender(folder: Path, *arguments: str) -> Iterator[Running]:
     """One that runs over ``folder/model``, with its state in ``folder`` unless another store is named."""
     if not (folder / "model").is_dir():
         place(folder / "model")
+    elsewhere = any(argument.startswith("store") for argument in arguments)
     found = Running(
         folder,
         f"model={folder}/model",
-        f"store.path={folder}/state.sqlite",
+        *([] if elsewhere else [f"store.path={folder}/state.sqlite"]),
         "requests=null",
         "limits.drain_seconds=0s",
         *arguments,
