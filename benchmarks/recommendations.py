@@ -222,7 +222,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--store", choices=["sqlite", "redis"], default="sqlite")
-    parser.add_argument("--sync", choices=["full", "normal"], default="full")
+    parser.add_argument("--sync", choices=["full", "normal"], default="normal")
     parser.add_argument("--diversity", type=float, default=0.0)
     arguments = parser.parse_args()
     model = load(arguments.model)

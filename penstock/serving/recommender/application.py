@@ -228,7 +228,7 @@ def _rest(application: Application) -> FastAPI:
         },
     )
 
-    def client(request: Request) -> None:
+    async def client(request: Request) -> None:  # a plain function would be run in a thread
         application.require_key(request.scope["headers"])
 
     _errors(app, application)
