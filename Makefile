@@ -69,6 +69,7 @@ bench: env  ## Measure the claims of the README side by side.
 	python benchmarks/latency.py
 	python benchmarks/images.py
 	python benchmarks/recommend.py
+	python benchmarks/recommendations.py
 	python benchmarks/files.py
 	python benchmarks/databases.py
 	python benchmarks/rest.py

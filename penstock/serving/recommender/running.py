@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 import tempfile
 from pathlib import Path
 
@@ -22,6 +23,7 @@ __all__ = ["serve"]
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
 BEATS = 0.25  # seconds between two words to the parent
 PATIENCE = 30.0  # seconds without a word until a process is killed
+SWITCH = 0.000_5  # seconds for which the loop and the thread that writes keep the interpreter from each other, at most
 
 
 def serve(view: Recommend) -> int:
@@ -60,6 +62,7 @@ async def _run(view: Recommend, sock: socket.socket, beat: Beat) -> int:
     # After the fork, and after Prometheus is told of its folder: neither threads nor files outlive one.
     from penstock.serving.recommender.application import create_app
 
+    sys.setswitchinterval(SWITCH)
     app = create_app(view)
     await app.open()
     limits = view.limits

@@ -143,7 +143,13 @@ class RedisState(Store):
         Raises:
             PenstockError: It does not answer, or does not let us in.
         """
-        from redis.exceptions import RedisError
+        try:
+            from redis.exceptions import RedisError
+        except ModuleNotFoundError as error:
+            raise PenstockError(
+                "store.kind: redis needs redis, which is not installed",
+                hint="install it beside penstock, or keep the state in a file: store.kind=sqlite",
+            ) from error
 
         try:
             state = cls(view)
