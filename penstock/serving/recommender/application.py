@@ -338,6 +338,20 @@ def _lists(app: FastAPI, application: Application, allowed: Any) -> None:
         return {"counted": await application.show(shown)}
 
 
+def _id_of(application: Application, at: int, item: int | str) -> int:
+    """The id of an item that is named by its id or its key.
+
+    Raises:
+        Refusal: The model has no item of that key. An item without an id cannot be kept.
+    """
+    if isinstance(item, int):
+        return item
+    found = application.model.now.model.ids_by_key.get(item)
+    if found is None:
+        raise Refusal(422, "key", f"interaction {at}: item: expected an id, or a key that the model knows")
+    return found
+
+
 def _interactions(app: FastAPI, application: Application, allowed: Any) -> None:
     view = application.view
 
@@ -356,7 +370,8 @@ def _interactions(app: FastAPI, application: Application, allowed: Any) -> None:
                 raise Refusal(
                     422, "time", f"interaction {at}: time: more than {span:.0f} s ahead of this clock"
                 )
-            found.append(Interaction(one.user, one.item, moment, one.rating, one.event, one.id, one.request))
+            item = _id_of(application, at, one.item)
+            found.append(Interaction(one.user, item, moment, one.rating, one.event, one.id, one.request))
         added = await application.store.add(found, view.history.keep)
         application.metrics.interactions.labels("stored").inc(added.stored)
         application.metrics.interactions.labels("duplicate").inc(added.duplicates)
@@ -378,7 +393,7 @@ def _users(app: FastAPI, application: Application, allowed: Any) -> None:
         named: dict[int, NewItem] = {}
         newest = found[::-1][: query.limit]
         if any(one.item not in items for one in newest):
-            named = {item.id: item for item in await application.store.items()}
+            named = {item.id: item for item in await application.recommender.items()}
 
         def titles(id_: int) -> tuple[str | None, int | None]:
             item = items.get(id_) or named.get(id_)
@@ -404,8 +419,10 @@ def _users(app: FastAPI, application: Application, allowed: Any) -> None:
 
 def _items(app: FastAPI, application: Application, allowed: Any) -> None:
     def told(item: Any, **more: Any) -> dict[str, Any]:
+        key = getattr(item, "key", None)
         return {
             "item": item.id,
+            **({} if key is None else {"key": key}),
             "title": item.title,
             "genres": list(item.genres),
             "year": item.year,
@@ -454,6 +471,7 @@ def _items(app: FastAPI, application: Application, allowed: Any) -> None:
         items = [NewItem(one.item, one.title, one.genres, one.year) for one in sent]
         if len(items) > most or not await application.store.register(items, most):
             raise Refusal(409, "items", f"there would be more than {most} registered items: limits.items")
+        application.recommender.refresh()
         return {"registered": len(items)}
 
     @app.get("/v1/items/{item}", tags=["items"], dependencies=[allowed])
@@ -470,7 +488,9 @@ def _items(app: FastAPI, application: Application, allowed: Any) -> None:
     @app.delete("/v1/items/{item}", tags=["items"], dependencies=[allowed])
     async def withdraw(item: Id) -> dict[str, int]:
         """Take back the registration of an item."""
-        return {"removed": int(await application.store.withdraw(item))}
+        removed = int(await application.store.withdraw(item))
+        application.recommender.refresh()
+        return {"removed": removed}
 
 
 def _health(app: FastAPI, application: Application) -> None:

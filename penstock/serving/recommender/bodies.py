@@ -74,6 +74,7 @@ def _split(value: Any) -> Any:
 Text = Annotated[str, AfterValidator(_plain)]
 User = Annotated[Text, AfterValidator(_addressable), Field(min_length=1, max_length=200)]
 Id = Annotated[int, Field(ge=0, lt=2**63)]
+Key = Annotated[Text, Field(min_length=1, max_length=500, strict=True)]
 Name = Annotated[Text, Field(min_length=1, max_length=100)]
 Year = Annotated[int, Field(ge=0, le=9999)]
 Request = Annotated[str, Field(pattern=f"^{REQUEST_ID.pattern}$")]
@@ -92,7 +93,7 @@ class InteractionBody(View):
     """Someone did something with an item."""
 
     user: User
-    item: Id
+    item: Id | Key = Field(description="Its id, or the text by which the data call it.")
     time: Moment | None = Field(
         None, description="With its offset, or seconds since 1970. Without one it is now."
     )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.artifact.recommender_model import Item
 from penstock.config.serving.recommender import Recommend
 from penstock.serving.recommender.catalogue import Filters, title_of
 from penstock.serving.recommender.exploration import chosen, explores
@@ -21,8 +22,9 @@ from penstock.serving.recommender.store import Interaction, NewItem, Store, Stor
 
 __all__ = ["Answer", "Asked", "Recommender", "told_interaction"]
 
-REMEMBERED = 10_000  # users whose last known history answers while the store is down …
+REMEMBERED = 200_000  # interactions of the users last asked for, whose lists go on while the store is down …
 MINUTES = 10  # … for so long: whoever is forgotten is to be forgotten by every process
+FRESH = 2.0  # seconds for which registered items are not read again: all of them are, and there may be many
 PREFERRED = 3.0  # how much sooner a list for a new user has what they prefer
 SPARE = 4.0  # times k that are looked at where rules reorder, at least
 
@@ -114,6 +116,8 @@ class Recommender:
     ) -> None:
         self.view, self.model, self.store, self._ran = view, model, store, ran
         self._remembered: OrderedDict[str, tuple[float, list[Interaction]]] = OrderedDict()  # with its end
+        self._held = 0  # interactions that are remembered
+        self._items: tuple[float, list[NewItem]] = (float("-inf"), [])
 
     async def recommend(self, asked: Asked) -> Answer:
         """A list for a user. It is of what the store has now; where that is down, of what was known last."""
@@ -134,7 +138,7 @@ class Recommender:
             unknown = any(pin.item not in loaded.catalogue.places for pin in self.view.rules.pin)
             new: Sequence[NewItem] = ()
             if unknown or explores(self.view.exploration, asked.request, cold=cold):
-                new = [item for item in await self.store.items() if item.id not in loaded.catalogue.places]
+                new = [item for item in await self.items() if item.id not in loaded.catalogue.places]
         except StoreDownError:
             self._tidy()
             return _Past(self._remembered.get(asked.user, (0.0, ()))[1], degraded="store")
@@ -142,23 +146,36 @@ class Recommender:
         return _Past(interactions, resting, new)
 
     def _remember(self, user: str, interactions: list[Interaction]) -> None:
+        self.forget(user)
         self._remembered[user] = (time.monotonic() + MINUTES * 60, interactions)
-        self._remembered.move_to_end(user)
-        if len(self._remembered) > REMEMBERED:
-            self._remembered.popitem(last=False)
+        self._held += len(interactions) + 1
         self._tidy()
 
     def _tidy(self) -> None:
         now = time.monotonic()
         while self._remembered:
             user, (end, _) = next(iter(self._remembered.items()))
-            if end > now:
+            if end > now and self._held <= REMEMBERED:
                 break
-            del self._remembered[user]
+            self.forget(user)
 
     def forget(self, user: str) -> None:
         """Remember nothing of a user in this process."""
-        self._remembered.pop(user, None)
+        found = self._remembered.pop(user, None)
+        if found is not None:
+            self._held -= len(found[1]) + 1
+
+    async def items(self) -> list[NewItem]:
+        """Registered items, as they were a moment ago."""
+        read, items = self._items
+        if time.monotonic() - read >= FRESH:
+            items = await self.store.items()
+            self._items = (time.monotonic(), items)
+        return items
+
+    def refresh(self) -> None:
+        """Read registered items anew when they are next needed."""
+        self._items = (float("-inf"), [])
 
 
 class _Listing:
@@ -328,6 +345,7 @@ class _Listing:
         score = scores.get(slot.item)
         told: dict[str, Any] = {
             "item": slot.item,
+            **({"key": item.key} if isinstance(item, Item) and item.key is not None else {}),
             "title": item.title,
             "genres": list(item.genres),
             "year": item.year,

@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 from penstock import keys
 from penstock.request_reading import scan
 from penstock.serving.predictor import CLIENT
+from tests.penstock.recommend.toys import recommender as toy
+from tests.penstock.recommend.toys import write_artefact
 from tests.penstock.serving.recommender.recommenders import ROOT, place, recommender, redis_server
 from tests.servers.programs import until
 
@@ -182,7 +184,7 @@ def test_several_interactions_are_kept_all_or_none(running):
     sent = [{"user": "c", "item": 1}, {"user": "c", "item": -1}]
     answer = running.client.post("/v1/interactions", json=sent)
     assert answer.status_code == 422
-    assert answer.json()["error"].startswith("body.many.1.item: ")
+    assert answer.json()["error"].startswith("body.many.1.item.")
     assert running.client.get("/v1/users/c").json()["total"] == 0
 
 
@@ -329,6 +331,20 @@ def test_what_is_too_large_or_slow_or_from_elsewhere_is_refused(running):
     )
     assert plain.status_code == 422
     assert client.get("/v1/nothing").json() == {"error": "Not Found"}
+
+
+def test_items_may_be_named_by_their_keys(tmp_path):
+    write_artefact(tmp_path / "model", toy())
+    with recommender(tmp_path, "exploration.cold_share=0", "exploration.share=0") as found:
+        first = found.list("a", k=1)["items"][0]
+        assert first["key"] == f"k{first['item']}"
+        assert (
+            found.client.post("/v1/interactions", json={"user": "a", "item": first["key"]}).status_code == 200
+        )
+        assert found.client.get("/v1/users/a").json()["interactions"][0]["item"] == first["item"]
+        assert first["item"] not in found.items("a", k=40)
+        refused = found.client.post("/v1/interactions", json={"user": "a", "item": "k-none"})
+        assert (refused.status_code, "a key that the model knows" in refused.json()["error"]) == (422, True)
 
 
 # --- new items --------------------------------------------------------------------------------------

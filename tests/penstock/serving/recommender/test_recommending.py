@@ -406,6 +406,17 @@ def test_while_the_store_is_down_the_last_that_was_known_answers_and_is_told_of(
     assert here.asked().degraded is None
 
 
+def test_what_is_remembered_is_bounded(folder, monkeypatch):
+    monkeypatch.setattr("penstock.serving.recommender.recommending.REMEMBERED", 30)
+    here = Here(folder)
+    for user in "abcdefgh":
+        here.store.done += [Interaction(user, item, 100 + item) for item in range(9)]
+        for _ in range(2):
+            asyncio.run(here.recommender.recommend(Asked(user, "r")))
+    assert list(here.recommender._remembered) == ["f", "g", "h"]
+    assert here.recommender._held == 30
+
+
 def test_who_is_forgotten_is_not_remembered(folder):
     here = Here(folder)
     here.did(10)
