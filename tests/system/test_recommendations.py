@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import httpx
 import polars as pl
@@ -18,8 +17,7 @@ from tests.penstock.recommend.toys import write_artefact
 from tests.penstock.serving.recommender.recommenders import ROOT, recommender
 from tests.servers.programs import program
 
-SHOTS = os.environ.get("PENSTOCK_SCREENSHOTS")  # a folder: pictures for the documentation
-MODEL = Path(os.environ.get("PENSTOCK_RATINGS", ROOT / "models/ratings"))  # of a picture
+RATINGS = {"model": ROOT / "models/ratings", "interactions": ROOT / "data/prepared/ratings.parquet"}
 
 
 def test_the_page_changes_at_once_in_a_real_browser(tmp_path):
@@ -135,6 +133,23 @@ def test_online_is_offline(tmp_path, split):
             hits += items[-1] in model.recommend([items[:-1]], k=10).items[0].tolist()
         assert found[1] == found[2] == f"{hits / 30:.4f}"
         assert running.client.get("/v1/users/replay-0").json()["total"] == 0
+
+
+def test_the_real_hold_out_is_judged_online_as_it_was_offline(tmp_path):
+    """MovieLens: every user of the hold-out, through the server, gives the hit rate that the graph has reported."""
+    for path in RATINGS.values():
+        assert path.exists(), f"{path} is not here: `make run` makes it, `dvc pull` fetches it"
+    plain = ("workers=2", "exploration.share=0", "exploration.cold_share=0", f"model={RATINGS['model']}")
+    with recommender(tmp_path, *plain) as running:
+        command = [sys.executable, "-m", "penstock.cli", "recommend", "replay", "--url", running.url]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr + done.stdout
+        reported = json.loads((ROOT / "reports/ratings/evaluation.json").read_text())
+        winner = json.loads((RATINGS["model"] / "manifest.json").read_text())["model"]
+        rate = f"{reported[winner]['hit_rate']:.4f}"
+        assert done.stdout == (
+            f"{reported['users']} users: HR@{reported['k']} online {rate}, offline {rate}; every list is the same\n"
+        )
 
 
 def test_a_rule_that_makes_online_another_than_offline_is_found_out(tmp_path, split):
