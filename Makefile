@@ -77,6 +77,9 @@ bench: env  ## Measure the claims of the README side by side.
 	python benchmarks/steps.py
 	python benchmarks/lake.py
 	python benchmarks/loads.py
+	python benchmarks/experiments.py
+	python benchmarks/off_policy.py
+	python benchmarks/predictor_image.py
 	python benchmarks/serve.py
 
 LOCKING := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate

@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 import typer
 
 from penstock.console import USER_ERROR, fail, progress, say
+from penstock.deploy.commands import deploy
 from penstock.errors import PenstockError
+from penstock.experiments.commands import experiment
 from penstock.loading.commands import ingest
 from penstock.serving.commands import keys, serve
 from penstock.serving.recommender.commands import recommend
@@ -27,9 +29,11 @@ app = typer.Typer(
 
 app.add_typer(ingest, name="ingest")
 app.add_typer(stream, name="stream")
+app.add_typer(deploy, name="deploy")
 app.command()(serve)
 app.add_typer(keys, name="keys")
 app.add_typer(recommend, name="recommend")
+app.add_typer(experiment, name="experiment")
 
 
 @app.command()
@@ -195,6 +199,58 @@ def reproduce(
             f"not reproduced: {difference}", hint="`dvc repro --force` here, and compare what changes"
         )
     say(f"{clones} fresh clones arrive at the committed dvc.lock, hash for hash")
+
+
+@app.command()
+def sign(
+    model: Annotated[
+        Path | None, typer.Argument(help="Folder of an artefact, such as models/churn.", show_default=False)
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="The private key: PEM, P-256, P-384 or P-521.", show_default=False)
+    ] = None,
+    make_key: Annotated[
+        Path | None,
+        typer.Option(
+            help="Make a key pair first: this file, and beside it the public one as .pub.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Sign an artefact (OpenSSF model signing) and attest where it comes from (in-toto, SLSA)."""
+    from penstock.artifact import provenance, signature
+
+    if make_key is not None:
+        say(f"{make_key} made; what verifies needs {signature.make_key(make_key)}")
+        key = key or make_key
+    if model is None:
+        if make_key is None:
+            raise PenstockError("nothing to sign", hint="penstock sign models/churn --key PRIVATE_KEY")
+        return
+    if key is None:
+        raise PenstockError(
+            "which key?", hint="name it: --key PRIVATE_KEY; or make one: --make-key PRIVATE_KEY"
+        )
+    attestation = provenance.attest(model, key, Path())
+    say(f"{signature.sign(model, key)} and {attestation} written")
+
+
+@app.command()
+def verify(
+    model: Annotated[Path, typer.Argument(help="Folder of an artefact, such as models/churn.")],
+    key: Annotated[Path, typer.Option(help="The public key.")],
+    provenance: Annotated[bool, typer.Option(help="Ask for its attestation too, and print it.")] = True,
+) -> None:
+    """Verify that an artefact is the one that was signed, file by file; exit code 2 if not."""
+    from penstock.artifact.signature import verify as verified
+
+    digest = verified(model, key)
+    if provenance:
+        import json
+
+        from penstock.artifact.provenance import attested
+
+        print(json.dumps(attested(model, key)["predicate"], indent=2))
+    say(f"{model}: signed by {key}, sha256:{digest}")
 
 
 def main() -> None:

@@ -121,7 +121,9 @@ def listening(host: str, port: int, name: str) -> socket.socket:
 Beat = Callable[[], None]
 
 
-def several(workers: int, run: Callable[[Beat], int], name: str, *, patience: float | None = None) -> int:
+def several(
+    workers: int, run: Callable[[int, Beat], int], name: str, *, patience: float | None = None
+) -> int:
     """As many processes as are wanted; one that dies, or says nothing for too long, is started again.
 
     They are forked before any thread or loop is begun, so that what is open here (the socket that listens) is theirs too:
@@ -129,7 +131,8 @@ def several(workers: int, run: Callable[[Beat], int], name: str, *, patience: fl
 
     Args:
         workers: How many.
-        run: What each does; its exit code. What it is given is to be called while it runs, if there is a patience.
+        run: What each does; its exit code. It is given its number, from 0, which is another's once it has died, and what is to
+            be called while it runs, if there is a patience.
         name: Of the program, for people.
         patience: Seconds without a word, after the first, until a process is killed; None: it need not say anything.
 
@@ -147,7 +150,9 @@ class _Worker:
 
 
 class _Workers:
-    def __init__(self, workers: int, run: Callable[[Beat], int], name: str, patience: float | None) -> None:
+    def __init__(
+        self, workers: int, run: Callable[[int, Beat], int], name: str, patience: float | None
+    ) -> None:
         self.wanted, self.run, self.name, self.patience = workers, run, name, patience
         self.alive: dict[int, _Worker] = {}  # by process
         self.stopping = False
@@ -210,7 +215,7 @@ class _Workers:
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
-            code = self.run(beat)
+            code = self.run(slot, beat)
         except PenstockError as error:
             code = fail(error, where=self.name)
         except BaseException:
@@ -327,7 +332,10 @@ class _Accepting:
 
 
 def patient(
-    patience: float, most: int, protocol: type[HttpToolsProtocol] = HttpToolsProtocol
+    patience: float,
+    most: int,
+    protocol: type[HttpToolsProtocol] = HttpToolsProtocol,
+    told: Callable[[float], None] = lambda _: None,
 ) -> type[HttpToolsProtocol]:
     """Uvicorn's protocol, with a limit on connections and on how long one may be open before it has asked for anything.
 
@@ -337,6 +345,7 @@ def patient(
         patience: Seconds until the head of the first request has come.
         most: Connections at a time.
         protocol: What is to be limited.
+        told: Called with how many connections there are, whenever that changes.
     """
     silent: dict[Any, None] = {}  # in the order in which they came
 
@@ -347,6 +356,7 @@ def patient(
             super().connection_made(transport)
             silent[self] = None
             self._limit = self.loop.call_later(patience, self._give_up)
+            told(len(self.connections))
             if len(self.connections) > most:
                 oldest = next(iter(silent))
                 oldest._give_up()
@@ -358,6 +368,7 @@ def patient(
         def connection_lost(self, exc: Exception | None) -> None:
             self._heard()
             super().connection_lost(exc)
+            told(len(self.connections))
 
         def _heard(self) -> None:
             silent.pop(self, None)

@@ -12,6 +12,7 @@ from penstock.reproducible import available_cores
 from penstock.storage import read_parquet, write_csv, write_json
 from penstock.validation import estimators
 from penstock.validation.parallel import workers
+from penstock.validation.parallel_ray import ray_workers
 from stages.layout import Layout
 
 
@@ -32,7 +33,8 @@ def main(dataset: str) -> None:
     layout = Layout(dataset)
     view = load_view(ValidateView, dataset)
     columns = read(layout.features / "columns.json")
-    with workers(available_cores(), preload(view)) as spread:
+    ray = view.search.backend == "ray"
+    with ray_workers(available_cores()) if ray else workers(available_cores(), preload(view)) as spread:
         # Only now: the workers' server imports scikit-learn at the same time.
         from penstock.validation import curves, leaderboard
         from penstock.validation.fitting import tabulate

@@ -336,6 +336,7 @@ class Search(View):
 
     name: Literal["none", "grid", "random", "optuna"] = "grid"
     trials: Annotated[int, Field(ge=1)] = 20  # random and optuna
+    backend: Literal["processes", "ray"] = "processes"  # of this machine, or a Ray cluster's
 
 
 class Costs(View):

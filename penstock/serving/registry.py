@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from penstock.artifact.manifest import MANIFEST
+from penstock.artifact.signature import SIGNATURE, verify
 from penstock.config.serving import Serve, ServedModel
 from penstock.console import say
 from penstock.serving.artefacts import Artefact, Rules, open_artefact
@@ -138,10 +139,14 @@ class Registry:
     async def _lane(self, name: str, folder: Path, declared: ServedModel) -> Lane:
         loop, batching = asyncio.get_running_loop(), self.view.batching
         most = batching.max_batch_size
-        artefact = await loop.run_in_executor(
-            self._pool, lambda: open_artefact(folder, declared, self._rules, most=most)
-        )
+        artefact = await loop.run_in_executor(self._pool, self._opened, folder, declared, most)
         return Lane(artefact, Batcher(artefact, batching, self.view.limits, self._told(name)))
+
+    def _opened(self, folder: Path, declared: ServedModel, most: int) -> Artefact:
+        signatures = self.view.signatures
+        if signatures.required and signatures.key is not None:
+            verify(folder, Path(signatures.key))
+        return open_artefact(folder, declared, self._rules, most=most)
 
     def _told(self, name: str) -> Told:
         run_seconds = self.metrics.spread("run_seconds", name)
@@ -234,9 +239,14 @@ class Registry:
 
 
 def _stamp(folder: Path) -> tuple[int, ...] | None:
-    """What changes when a manifest is replaced; None if there is none."""
-    try:
-        about = (folder / MANIFEST).stat()
-    except OSError:
-        return None
-    return (about.st_mtime_ns, about.st_ino, about.st_size)
+    """What changes when a manifest or a signature is replaced; None if there is no manifest."""
+    found: list[int] = []
+    for name in (MANIFEST, SIGNATURE):
+        try:
+            about = (folder / name).stat()
+        except OSError:
+            if name == MANIFEST:
+                return None
+        else:
+            found += [about.st_mtime_ns, about.st_ino, about.st_size]
+    return tuple(found)

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
@@ -55,8 +56,15 @@ def serve(view: Serve) -> int:
         # Prometheus counts in files that all processes can read, also if there is only one: it may be started again.
         with tempfile.TemporaryDirectory(prefix="penstock-metrics-") as folder:
             os.environ[METRICS] = folder
+            parent = os.getpid()  # before the fork: whoever asks later may already have another
             patience = view.limits.answer_seconds.total_seconds() + BEATS
-            return several(view.workers, lambda beat: _one(view, sock, beat), "serve", patience=patience)
+<<<<<<< HEAD
+            return several(view.workers, lambda _, beat: _one(view, sock, beat), "serve", patience=patience)
+=======
+            return several(
+                view.workers, lambda beat: _one(view, sock, beat, parent), "serve", patience=patience
+            )
+>>>>>>> predictor
     finally:
         if view.socket is not None:
             with contextlib.suppress(FileNotFoundError):
@@ -84,13 +92,13 @@ def _unix(path: Path) -> socket.socket:
     return sock
 
 
-def _one(view: Serve, sock: socket.socket, beat: Beat) -> int:
+def _one(view: Serve, sock: socket.socket, beat: Beat, parent: int) -> int:
     import uvloop
 
-    return uvloop.run(_run(view, sock, beat))
+    return uvloop.run(_run(view, sock, beat, parent))
 
 
-async def _run(view: Serve, sock: socket.socket, beat: Beat) -> int:
+async def _run(view: Serve, sock: socket.socket, beat: Beat, parent: int) -> int:
     # After the fork, and after Prometheus is told of its folder, which it looks for when it is imported: neither ONNX Runtime's threads nor Prometheus' files outlive one.
     from penstock.serving.application import create_app
     from penstock.serving.protocol import direct
@@ -137,7 +145,7 @@ async def _run(view: Serve, sock: socket.socket, beat: Beat) -> int:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GARBAGE)
-    beating = loop.create_task(_beating(beat))
+    beating = loop.create_task(_beating(beat, parent, leave))
     try:
         await server.serve(sockets=[sock])
     finally:
@@ -146,8 +154,9 @@ async def _run(view: Serve, sock: socket.socket, beat: Beat) -> int:
     return 0
 
 
-async def _beating(beat: Beat) -> None:
-    """A model that hangs on the loop has this hang too."""
-    while True:
+async def _beating(beat: Beat, parent: int, leave: Callable[[], None]) -> None:
+    """Tell the parent that we get on, as a model that hangs on the loop has this hang too; and end if it has gone."""
+    while os.getppid() == parent:
         beat()
         await asyncio.sleep(BEATS)
+    leave()

@@ -22,6 +22,10 @@ keys = typer.Typer(no_args_is_help=True, help="Keys of devices.")
 dead = typer.Typer(no_args_is_help=True, help="Dead letters: what could not be stored, and why.")
 stream.add_typer(keys, name="keys")
 stream.add_typer(dead, name="dead")
+kibana = typer.Typer(
+    no_args_is_help=True, help="Kibana: data views, dashboard and alert rules of deploy/kibana/."
+)
+stream.add_typer(kibana, name="kibana")
 
 Name = Annotated[str, typer.Argument(help="Of conf/stream/NAME.yaml.")]
 Overrides = Annotated[
@@ -271,3 +275,22 @@ def replay_dead(name: Name = "embedded", overrides: Overrides = None) -> None:
 
     taken, refused = asyncio.run(done())
     say(f"{taken} taken, {refused} refused once more")
+
+
+@kibana.command("import")
+def import_kibana(
+    name: Name = "cluster",
+    overrides: Overrides = None,
+    url: Annotated[str, typer.Option(help="Of Kibana.")] = "http://127.0.0.1:5601",
+    space: Annotated[str | None, typer.Option(help="Of Kibana.", show_default="the default space")] = None,
+    ca: Annotated[Path | None, typer.Option(help="A file of certificates.")] = None,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds that it may take to come up.")] = 60.0,
+) -> None:
+    """Bring them there, in the place of what is there. Credentials: KIBANA_API_KEY, or KIBANA_USER and KIBANA_PASSWORD."""
+    from penstock.stream.declared import declared
+    from penstock.stream.kibana import Kibana, bring
+
+    there = Kibana(url, space=space, ca=ca, wait=wait)
+    for line in bring(declared(name, overrides or []), there):
+        say(line)
+    say(f"look at it: {there.dashboards}")

@@ -18,7 +18,15 @@ from typing import Any
 
 import orjson
 from fastapi import FastAPI, Response, WebSocket, WebSocketDisconnect
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+    multiprocess,
+)
 from starlette.routing import Route
 
 from penstock.config.streaming import Stream
@@ -28,7 +36,7 @@ from penstock.stream.keys import Keys
 from penstock.stream.log import FullError, Log, UnavailableError
 from penstock.stream.messages import MessageError, Push, checked
 
-__all__ = ["Door", "Refusal", "create_app"]
+__all__ = ["Door", "Refusal", "create_app", "unpacked"]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -38,6 +46,20 @@ RETRY = 1  # seconds after which a refused device may try again
 MOST_DEVICES = 100_000  # whose rates are remembered
 SECOND = 1_000_000_000
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+TRANSPORTS = ("http", "ws", "mqtt")
+REASONS = (
+    "clock",
+    "content",
+    "device",
+    "encoding",
+    "key",
+    "log",
+    "pending",
+    "rate",
+    "size",
+    "slow",
+    "type",
+)
 TITLES = {
     400: "Not a body",
     401: "No key",
@@ -127,6 +149,32 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self.connections = Gauge(
+            "penstock_gateway_connections",
+            "Connections of HTTP and WebSocket that are open.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.log_ready = Gauge(
+            "penstock_gateway_log_ready",
+            "1 while the log takes records.",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+        self.mqtt = Gauge(
+            "penstock_gateway_mqtt_connected",
+            "1 while it is subscribed at the broker; 0 where it is not, or none is declared.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        # What is counted from nothing on has a rate from its first event on.
+        for transport in TRANSPORTS:
+            for outcome in ("taken", "refused"):
+                self.messages.labels(transport, outcome)
+            for of_transport in (self.readings, self.bytes, self.seconds):
+                of_transport.labels(transport)
+        for reason in REASONS:
+            self.refusals.labels(reason)
 
 
 @dataclass(slots=True)
@@ -362,6 +410,23 @@ def _unpacker(encoding: bytes) -> Callable[[bytes | None, bytearray, int], None]
     return zipped
 
 
+def unpacked(body: bytes, encoding: bytes, most: int) -> bytes:
+    """A body that came whole.
+
+    Args:
+        body: As it came.
+        encoding: gzip or deflate; empty for none.
+        most: Bytes that it may be when it is unpacked.
+
+    Raises:
+        Refusal: It is more, or not what it is said to be.
+    """
+    take, whole = _unpacker(encoding), bytearray()
+    take(body, whole, most)
+    take(None, whole, most)
+    return bytes(whole)
+
+
 async def _answer(send: Send, status: int, content: dict[str, Any], refusal: Refusal | None = None) -> None:
     body = orjson.dumps(content)
     kind = b"application/json" if refusal is None else b"application/problem+json"
@@ -397,6 +462,8 @@ def create_app(view: Stream, log: Log, *, clock: Callable[[], int] = time.time_n
     door = Door(view, log, metrics, keys, clock)
     if several:
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    else:
+        ProcessCollector(registry=registry)  # memory, files, CPU: of one process, where there is one
     app = FastAPI(
         title="Penstock gateway",
         version="1",

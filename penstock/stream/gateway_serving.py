@@ -8,15 +8,21 @@ import os
 import signal
 import socket
 import tempfile
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from penstock.config.streaming import Stream
 from penstock.console import say
 from penstock.http_serving import GRACE, Server, listening, many_files, patient, require_keys, several
-from penstock.stream.log import open_log
+from penstock.stream.log import Log, open_log
+
+if TYPE_CHECKING:
+    from penstock.stream.gateway import Door
 
 __all__ = ["serve"]
+
+LOOK = 5.0  # seconds between looks at the log
 
 
 def serve(view: Stream) -> int:
@@ -42,24 +48,29 @@ def serve(view: Stream) -> int:
         return _one(view, sock)
     with tempfile.TemporaryDirectory(prefix="penstock-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        return several(gateway.workers, lambda _: _one(view, sock), "gateway")
+        return several(gateway.workers, lambda number, _: _one(view, sock, number), "gateway")
 
 
-def _one(view: Stream, sock: socket.socket) -> int:
+def _one(view: Stream, sock: socket.socket, number: int = 0) -> int:
     import uvloop
 
-    return uvloop.run(_run(view, sock))
+    return uvloop.run(_run(view, sock, number))
 
 
-async def _run(view: Stream, sock: socket.socket) -> int:
+async def _run(view: Stream, sock: socket.socket, number: int) -> int:
     from penstock.stream.gateway import create_app
 
     gateway = view.gateway
     async with open_log(view.log) as log:
         app = create_app(view, log)
+        door: Door = app.state.door
         config = uvicorn.Config(
             app,
-            http=patient(gateway.limits.body_seconds.total_seconds(), gateway.limits.connections),
+            http=patient(
+                gateway.limits.body_seconds.total_seconds(),
+                gateway.limits.connections,
+                told=door.metrics.connections.set,
+            ),
             ws="websockets-sansio",
             ws_max_size=gateway.limits.body_bytes + 1024,
             lifespan="off",
@@ -74,18 +85,34 @@ async def _run(view: Stream, sock: socket.socket) -> int:
         )
         server = Server(config)
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, server.leave)
-        subscribing = None
-        if gateway.mqtt is not None:
+        for ending in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(ending, server.leave)
+        beside = [asyncio.create_task(_watched(log, door))]
+        # A session belongs to one connection: a broker ends the older one of two.
+        if gateway.mqtt is not None and number == 0:
             from penstock.stream.gateway_mqtt import subscribe
 
-            subscribing = asyncio.create_task(subscribe(gateway.mqtt, app.state.door))
+            beside.append(asyncio.create_task(subscribe(gateway.mqtt, door)))
+        for task in beside:  # neither ends by itself, but by a fault that is to be seen
+            task.add_done_callback(lambda _: server.leave())
         try:
             await server.serve(sockets=[sock])
         finally:
-            if subscribing is not None:
-                subscribing.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await subscribing
+            for task in beside:
+                task.cancel()
+            ended = await asyncio.gather(*beside, return_exceptions=True)
+        for outcome in ended:
+            if isinstance(outcome, Exception):
+                raise outcome
     return 0
+
+
+async def _watched(log: Log, door: Door) -> None:
+    """Tell whether the log takes records, until it is cancelled; whoever looks at the metrics need not push."""
+    while True:
+        ready = False
+        with contextlib.suppress(Exception):  # whatever it is, the log is not ready, and the gateway goes on
+            async with asyncio.timeout(LOOK):
+                ready = await log.ready()
+        door.metrics.log_ready.set(ready)
+        await asyncio.sleep(LOOK)

@@ -18,7 +18,7 @@ from penstock.errors import PenstockError
 from penstock.stream.indexer import Indexer
 from penstock.stream.log import Log, open_log
 from penstock.stream.store import Store, open_store
-from penstock.stream.writing import Metrics
+from penstock.stream.writing import Metrics, looked_after
 
 if TYPE_CHECKING:
     from penstock.stream.lake import Lake
@@ -59,6 +59,7 @@ async def _run(view: Stream, parts: Collection[str]) -> int:
         members = _members(view, parts, log, store, metrics)
         activities = next((m.activities for m in members if hasattr(m, "activities")), dict)
         server = await _looked_at(view, metrics, store, activities)
+        looking = asyncio.create_task(looked_after(store, metrics))
         try:
             async with asyncio.TaskGroup() as tasks:
                 for member in members:
@@ -66,6 +67,8 @@ async def _run(view: Stream, parts: Collection[str]) -> int:
         except* PenstockError as several:
             raise several.exceptions[0] from None
         finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
             server.close()
     return 0
 

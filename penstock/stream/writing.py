@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from penstock.config.streaming import Stream
 from penstock.console import say
@@ -17,9 +17,10 @@ from penstock.stream.deadletters import letter
 from penstock.stream.log import Consumer, FullError, Log, Record, UnavailableError
 from penstock.stream.store import BusyError, Document, Kind, Store
 
-__all__ = ["Metrics", "Writer", "watched"]
+__all__ = ["Metrics", "Writer", "looked_after", "watched"]
 
 LOOK = 2.0  # seconds between looks at a lag
+OUTCOMES = ("new", "known", "refused")
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
@@ -28,6 +29,7 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)  # memory, files, CPU
         self.records = Counter("penstock_indexer_records", "Messages read from the log.", registry=registry)
         self.documents = Counter(
             "penstock_indexer_documents",
@@ -100,6 +102,18 @@ class Metrics:
         )
         self.paused = Gauge("penstock_indexer_paused", "1 while the store holds it up.", registry=registry)
         self.queued = Gauge("penstock_indexer_queued_bytes", "Read and not stored yet.", registry=registry)
+        self.store_ready = Gauge(
+            "penstock_indexer_store_ready", "1 while the store takes documents.", registry=registry
+        )
+        # What is counted from nothing on has a rate from its first event on.
+        for counter, values in (
+            (self.documents, OUTCOMES),
+            (self.windows, OUTCOMES),
+            (self.bulks, ("written", "busy")),
+            (self.dead, ("record", "document")),
+        ):
+            for value in values:
+                counter.labels(value)
 
 
 class Writer:
@@ -166,6 +180,16 @@ class Writer:
         wait = min(view.backoff.total_seconds() * 2**tries, view.backoff_most.total_seconds())
         # Members that were refused together are not to come back together.
         await asyncio.sleep((after or 0.0) + wait * self._random.uniform(0.5, 1.0))
+
+
+async def looked_after(store: Store, metrics: Metrics) -> None:
+    """Tell whether the store takes documents, until it is cancelled."""
+    while True:
+        ready = False
+        with suppress(Exception):  # whatever it is, the store is not ready, and the indexer goes on
+            ready = await store.ready()
+        metrics.store_ready.set(ready)
+        await asyncio.sleep(LOOK)
 
 
 async def watched(consumer: Consumer, gauge: Gauge) -> None:

@@ -12,7 +12,7 @@ from penstock.config.base import View
 from penstock.config.loading.spans import duration
 from penstock.config.serving.requests import RequestLog
 
-__all__ = ["Batching", "Limits", "Reload", "Serve", "ServedModel"]
+__all__ = ["Batching", "Limits", "Reload", "Serve", "ServedModel", "Signatures"]
 
 Duration = Annotated[timedelta, BeforeValidator(duration)]
 Count = Annotated[int, Field(ge=1)]
@@ -64,6 +64,19 @@ class Reload(View):
     keep: Annotated[int, Field(ge=0)] = 1  # earlier versions that can still be asked for by their version
 
 
+class Signatures(View):
+    """Whether an artefact must have been signed: `penstock sign`."""
+
+    required: bool = False
+    key: str | None = None  # a file: PEM of the public key that it must have been signed by
+
+    @model_validator(mode="after")
+    def _has_a_key(self) -> Self:
+        if self.required and self.key is None:
+            raise ValueError("signatures.required asks for signatures.key, the file of a public key")
+        return self
+
+
 class Serve(View):
     """One predictor: some processes behind one port."""
 
@@ -76,6 +89,7 @@ class Serve(View):
     batching: Batching = Batching()
     limits: Limits = Limits()
     reload: Reload = Reload()
+    signatures: Signatures = Signatures()
     keys: str | None = None  # a file of clients' keys, hashed: `penstock serve-keys`; None on 127.0.0.1 only
     admin_keys: str | None = None  # a file of keys for /admin/; None: nobody is let in there
     certificate: str | None = None  # files of TLS

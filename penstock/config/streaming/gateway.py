@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from penstock.config.base import View
 from penstock.config.loading.spans import duration
@@ -37,11 +37,19 @@ class Mqtt(View):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 1883
-    topic: str = "devices/+/readings"  # the + is the device
+    # The + is the device. Several gateways share a broker as $share/GROUP/devices/+/readings, each with a session of its own.
+    topic: str = "devices/+/readings"
     user: str | None = None
     password: str | None = None  # ${secret:NAME}
     ca: str | None = None  # a file of certificates; with it, TLS
-    session: str = "penstock-gateway"
+    session: Annotated[str, Field(min_length=1)] = "penstock-gateway"
+
+    @model_validator(mode="after")
+    def _tells_the_device(self) -> Mqtt:
+        parts = self.topic.split("/")
+        if parts.count("+") != 1 or "#" in self.topic:
+            raise ValueError(f"topic: {self.topic!r}: expected exactly one level to be +, and none #")
+        return self
 
 
 class Gateway(View):

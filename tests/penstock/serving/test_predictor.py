@@ -550,6 +550,25 @@ def test_whoever_asks_while_it_ends_is_answered_and_told_to_go_elsewhere(tmp_pat
     assert len(told) == 4
 
 
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody has asked after does not."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except FileNotFoundError:
+        return False
+
+
+def test_processes_end_when_what_started_them_is_killed(tmp_path):
+    place(tmp_path / "toy", model_of(5.0))
+    with predictor(tmp_path, f"{tmp_path}/toy", "workers=2", "requests=null", *QUICK) as running:
+        workers = running.workers()
+        assert len(workers) == 2
+        running.process.kill()
+        running.process.wait()
+        until(lambda: not any(alive(pid) for pid in workers), "the end of all")
+        assert not running.ready()
+
+
 def test_a_socket_in_the_file_system_is_for_its_owner_alone(tmp_path):
     place(tmp_path / "toy", model_of(5.0))
     path = tmp_path / "predictor.sock"

@@ -8,6 +8,7 @@ import contextlib
 import gzip
 import json
 import os
+import resource
 import signal
 import socket
 import threading
@@ -138,16 +139,26 @@ def test_a_body_that_does_not_come_is_not_waited_for(running):
         assert b"408" in sock.recv(1000)
 
 
-def test_connections_that_say_nothing_are_closed_and_keep_nobody_out(tmp_path):
+@pytest.fixture
+def many_files():
+    """Room for ten thousand connections in this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 10_500), max(hard, 10_500)))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_files")
+def test_ten_thousand_connections_that_say_nothing_are_closed_and_keep_nobody_out(tmp_path):
     with gateway(tmp_path, "gateway.limits.connections=500", "gateway.limits.body_seconds=3s") as small:
         memory = small.memory()
         silent = []
-        for number in range(2000):
+        for number in range(10_000):
             sock = socket.create_connection(("127.0.0.1", small.port), timeout=20)
             if number % 2:
                 sock.send(b"POST /v1/readings HT")
             silent.append(sock)
-            if number % 500 == 499:
+            if number % 1000 == 999:
                 assert post(small, body(number=number)).status_code == 200
         assert small.memory() - memory < 128 << 20
         for sock in silent:
@@ -155,7 +166,7 @@ def test_connections_that_say_nothing_are_closed_and_keep_nobody_out(tmp_path):
             with contextlib.suppress(ConnectionError):
                 assert sock.recv(1) == b""
             sock.close()
-        assert post(small, body(number=9999)).status_code == 200
+        assert post(small, body(number=10_000)).status_code == 200
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -230,7 +241,7 @@ def test_a_device_sends_as_itself_alone(tmp_path):
 
 
 def test_a_device_that_sends_too_much_is_told_when_to_go_on(tmp_path):
-    limits = ("gateway.limits.device_bytes_per_second=20000", "gateway.limits.device_burst_bytes=40000")
+    limits = ("gateway.limits.device_bytes_per_second=1000", "gateway.limits.device_burst_bytes=40000")
     with gateway(tmp_path, *limits) as slow:
         content = body(readings=200)
         codes = [post(slow, content).status_code for _ in range(4)]

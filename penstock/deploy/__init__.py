@@ -1,0 +1,1 @@
+"""Artefacts to the clouds: infrastructure by their own tools, releases by journalled steps that can be resumed."""
