@@ -58,13 +58,9 @@ def serve(view: Serve) -> int:
             os.environ[METRICS] = folder
             parent = os.getpid()  # before the fork: whoever asks later may already have another
             patience = view.limits.answer_seconds.total_seconds() + BEATS
-<<<<<<< HEAD
-            return several(view.workers, lambda _, beat: _one(view, sock, beat), "serve", patience=patience)
-=======
             return several(
-                view.workers, lambda beat: _one(view, sock, beat, parent), "serve", patience=patience
+                view.workers, lambda _, beat: _one(view, sock, beat, parent), "serve", patience=patience
             )
->>>>>>> predictor
     finally:
         if view.socket is not None:
             with contextlib.suppress(FileNotFoundError):

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
@@ -49,16 +50,19 @@ def serve(view: Recommend) -> int:
     # Prometheus counts in files that all processes can read, also if there is only one: it may be started again.
     with tempfile.TemporaryDirectory(prefix="penstock-metrics-") as folder:
         os.environ[METRICS] = folder
-        return several(view.workers, lambda beat: _one(view, sock, beat), "recommend", patience=PATIENCE)
+        parent = os.getpid()  # before the fork: whoever asks later may already have another
+        return several(
+            view.workers, lambda _, beat: _one(view, sock, beat, parent), "recommend", patience=PATIENCE
+        )
 
 
-def _one(view: Recommend, sock: socket.socket, beat: Beat) -> int:
+def _one(view: Recommend, sock: socket.socket, beat: Beat, parent: int) -> int:
     import uvloop
 
-    return uvloop.run(_run(view, sock, beat))
+    return uvloop.run(_run(view, sock, beat, parent))
 
 
-async def _run(view: Recommend, sock: socket.socket, beat: Beat) -> int:
+async def _run(view: Recommend, sock: socket.socket, beat: Beat, parent: int) -> int:
     # After the fork, and after Prometheus is told of its folder: neither threads nor files outlive one.
     from penstock.serving.recommender.application import create_app
 
@@ -97,7 +101,7 @@ async def _run(view: Recommend, sock: socket.socket, beat: Beat) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leave)
     loop.add_signal_handler(signal.SIGHUP, again)
-    beating = loop.create_task(_beating(beat))
+    beating = loop.create_task(_beating(beat, parent, leave))
     try:
         await server.serve(sockets=[sock])
     finally:
@@ -106,8 +110,9 @@ async def _run(view: Recommend, sock: socket.socket, beat: Beat) -> int:
     return 0
 
 
-async def _beating(beat: Beat) -> None:
-    """A model that hangs on the loop has this hang too."""
-    while True:
+async def _beating(beat: Beat, parent: int, leave: Callable[[], None]) -> None:
+    """Tell the parent that we get on, as a model that hangs on the loop has this hang too; and end if it has gone."""
+    while os.getppid() == parent:
         beat()
         await asyncio.sleep(BEATS)
+    leave()

@@ -514,6 +514,22 @@ def test_it_does_not_listen_elsewhere_without_keys(tmp_path):
         assert "Traceback" not in done.stderr
 
 
+def test_its_processes_end_when_what_started_them_is_killed(tmp_path):
+    with recommender(tmp_path, "workers=2") as found:
+        alive = found.workers()
+        assert len(alive) == 2
+        found.process.kill()
+        found.process.wait()
+
+        def gone(pid: int) -> bool:
+            try:
+                return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                return True
+
+        until(lambda: all(gone(pid) for pid in alive), "their end", None)
+
+
 def test_what_was_recommended_is_logged_without_names(tmp_path):
     log = f"requests={{kind: files, folder: {tmp_path}/log}}"
     with recommender(tmp_path, log) as found:
