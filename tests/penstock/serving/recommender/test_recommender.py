@@ -127,7 +127,7 @@ def test_nothing_that_was_acknowledged_is_lost_when_processes_are_killed(tmp_pat
         for writer in writers:
             writer.start()
         total = 0
-        for _ in range(3):
+        for _ in range(2):
             before, total = total, sum(map(len, acknowledged.values()))
             until(
                 lambda before=before: sum(map(len, acknowledged.values())) > before + 40,
@@ -270,7 +270,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(path=st.sampled_from(["interactions", "impressions", "items"]), body=JSON)
 def test_no_body_is_a_defect(running, path, body):
     answer = running.client.post(
@@ -279,7 +279,7 @@ def test_no_body_is_a_defect(running, path, body):
     assert answer.status_code < 500, answer.text
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     user=st.text(min_size=1, max_size=20),
     query=st.dictionaries(
