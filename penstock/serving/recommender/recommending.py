@@ -188,11 +188,9 @@ class _Listing:
         self.places = loaded.catalogue.places
         self.seen = {one.item for one in past.interactions}
         self.notes: list[str] = []
-        least = view.history.min_rating
+        disliked = _disliked(past.interactions, view.history.min_rating)
         self.votes = [
-            one.item
-            for one in past.interactions
-            if one.item in self.places and (least is None or one.rating is None or one.rating >= least)
+            one.item for one in past.interactions if one.item in self.places and one.item not in disliked
         ]
         self.cold = not self.votes
         self.barred = self.seen | asked.exclude | set(past.resting)
@@ -373,6 +371,14 @@ class _Listing:
         if rating is None:
             return {"item": because, "text": f"because of {title}"}
         return {"item": because, "rating": rating, "text": f"because you rated {title} {rating:g}"}
+
+
+def _disliked(interactions: Sequence[Interaction], least: float | None) -> set[int]:
+    """Items whose last rating is below ``least``."""
+    if least is None:
+        return set()
+    last = {one.item: one.rating for one in interactions if one.rating is not None}
+    return {item for item, rating in last.items() if rating < least}
 
 
 def told_interaction(

@@ -128,6 +128,11 @@ def test_what_was_rated_low_has_no_vote_and_is_not_shown(folder):
     answer = here.asked()
     assert answer.cold
     assert [item["item"] for item in answer.items] == [2, 3, 4, 5, 6]
+    # The last rating counts, whichever way a mind was changed.
+    here.did(10, rating=5.0)
+    assert here.items()[0] == 11
+    here.did(10, rating=2.0)
+    assert here.asked().cold
 
 
 def test_a_history_longer_than_the_model_takes_is_masked_all_the_same(folder):
