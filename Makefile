@@ -81,6 +81,10 @@ bench: env  ## Measure the claims of the README side by side.
 	python benchmarks/off_policy.py
 	python benchmarks/predictor_image.py
 	python benchmarks/serve.py
+	python benchmarks/rollout.py cost
+	python benchmarks/rollout.py switch
+	python benchmarks/rollout.py roll
+	python benchmarks/monitoring.py
 
 LOCKING := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 

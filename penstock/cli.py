@@ -13,6 +13,9 @@ from penstock.deploy.commands import deploy
 from penstock.errors import PenstockError
 from penstock.experiments.commands import experiment
 from penstock.loading.commands import ingest
+from penstock.maintenance.commands import maintain
+from penstock.monitoring.commands import monitor
+from penstock.rollout.commands import rollout
 from penstock.serving.commands import keys, serve
 from penstock.serving.recommender.commands import recommend
 from penstock.stream.commands import stream
@@ -30,6 +33,9 @@ app = typer.Typer(
 app.add_typer(ingest, name="ingest")
 app.add_typer(stream, name="stream")
 app.add_typer(deploy, name="deploy")
+app.add_typer(rollout, name="rollout")
+app.add_typer(monitor, name="monitor")
+app.add_typer(maintain, name="maintain")
 app.command()(serve)
 app.add_typer(keys, name="keys")
 app.add_typer(recommend, name="recommend")

@@ -56,7 +56,7 @@ def component(distribution: Distribution, hashes: list[str]) -> dict[str, Any]:
         found["externalReferences"] = [
             {
                 "type": "distribution",
-                "url": f"https://pypi.org/project/{name}/{version}/",
+                "url": purl,
                 "hashes": [{"alg": "SHA-256", "content": value}],
             }
             for value in hashes

@@ -16,6 +16,7 @@ from penstock.errors import PenstockError
 if TYPE_CHECKING:
     from penstock.config.deploying.aws import Aws
     from penstock.deploy.aws_release import Release
+    from penstock.deploy.terraform import Terraform
 
 __all__ = ["aws"]
 
@@ -85,7 +86,7 @@ def plan(name: Name = "aws", overrides: Overrides = None, infrastructure: Infras
 @aws.command()
 def apply(name: Name = "aws", overrides: Overrides = None, infrastructure: Infrastructure = True) -> None:
     """Make the infrastructure, and bring the artefact out: as champion if there is none, else into the shadow."""
-    from penstock.deploy.aws_infrastructure import existing, left_lock, state_bucket
+    from penstock.deploy.aws_infrastructure import existing, state_bucket
     from penstock.deploy.aws_infrastructure import infrastructure as declared
 
     view = _declared(name, overrides)
@@ -95,9 +96,7 @@ def apply(name: Name = "aws", overrides: Overrides = None, infrastructure: Infra
             state_bucket(view, release.clients.s3)
             terraform = declared(view, ROOT)
             terraform.prepare()
-            if terraform.killed() and (lock := left_lock(view, release.clients.s3)):
-                say("the last change was cut off; its lock is taken away, and what it had made is taken over")
-                terraform.unlock(lock)
+            _unlocked(terraform, view, release)
             terraform.apply(existing(release.names))
         release.apply(ROOT)
         _told(release)
@@ -162,7 +161,17 @@ def destroy(
         if infrastructure:
             terraform = declared(view, ROOT)
             terraform.prepare()
+            _unlocked(terraform, view, release)
             terraform.destroy(**({"empty_bucket": True} if artefacts else {}))
+
+
+def _unlocked(terraform: Terraform, view: Aws, release: Release) -> None:
+    """Take away the lock that a change of this machine has left when it was cut off."""
+    from penstock.deploy.aws_infrastructure import left_lock
+
+    if terraform.killed() and (lock := left_lock(view, release.clients.s3)):
+        say("the last change was cut off; its lock is taken away, and what it had made is taken over")
+        terraform.unlock(lock)
 
 
 def _told(release: Release) -> list[str]:

@@ -161,8 +161,8 @@ class Terraform:
         """
         if values:
             self._write_values({**self.values, **values})
-            self._run("apply", "-auto-approve", WAIT)
-        self._run("destroy", "-auto-approve", WAIT)
+            self._run("apply", "-auto-approve", WAIT, marked=True)
+        self._run("destroy", "-auto-approve", WAIT, marked=True)
 
     def outputs(self) -> dict[str, Any]:
         """What it tells of what it made."""

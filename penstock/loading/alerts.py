@@ -5,25 +5,22 @@ A rule speaks once when it begins to hold and once when it ceases to; between, i
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from penstock.alert_posting import Notice, post
 from penstock.config.base import View
 from penstock.config.loading.monitoring import Monitor, Notify, Severity, Volume
-from penstock.errors import PenstockError
 from penstock.loading.report import Report
-from penstock.sources.secrets import hidden, revealed
 from penstock.storage import read_json, write_json
 
 __all__ = ["Alert", "evaluate", "newest", "send", "transitions", "volume_deviation"]
 
 # Of a normal distribution, one standard deviation in median absolute deviations.
 MAD_TO_SIGMA = 1.4826
-POST_SECONDS = 10
 Rule = Literal["freshness", "reject_share", "duration", "volume", "schema_change", "failures"]
 
 
@@ -176,40 +173,16 @@ def send(notify: Notify, raised: Sequence[Alert], cleared: Sequence[Alert], now:
     Raises:
         PenstockError: It cannot be reached, or refuses them; without any secret of the address.
     """
-    import urllib.error
-    import urllib.request
-
-    address = revealed(notify.url, url=True)
-    if not address.startswith(("http://", "https://")):
-        raise PenstockError("monitor.notify: the address is not http or https", hint="mend url in conf/load/")
-    body = _slack(raised, cleared) if notify.format == "slack" else _alertmanager(raised, cleared, now)
-    request = urllib.request.Request(  # noqa: S310  (checked above)
-        address, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}, method="POST"
+    post(
+        notify.url,
+        notify.format,
+        [_notice(alert) for alert in raised],
+        [_notice(alert) for alert in cleared],
+        now,
+        key="monitor.notify",
+        hint="mend url in conf/load/",
     )
-    try:
-        with urllib.request.urlopen(request, timeout=POST_SECONDS):  # noqa: S310
-            pass
-    except (urllib.error.URLError, OSError) as error:
-        if isinstance(error, urllib.error.HTTPError):
-            error.close()
-        raise PenstockError(
-            f"monitor.notify: alerts cannot be posted ({hidden(str(error))})",
-            hint="is the address right, and up?",
-        ) from None
 
 
-def _alertmanager(raised: Sequence[Alert], cleared: Sequence[Alert], now: datetime) -> list[dict[str, Any]]:
-    def entry(alert: Alert, **times: str) -> dict[str, Any]:
-        labels = {"alertname": f"load_{alert.rule}", "load": alert.load, "severity": alert.severity}
-        return {"labels": labels, "annotations": {"summary": alert.message}, **times}
-
-    return [
-        *[entry(alert, startsAt=now.isoformat()) for alert in raised],
-        *[entry(alert, endsAt=now.isoformat()) for alert in cleared],
-    ]
-
-
-def _slack(raised: Sequence[Alert], cleared: Sequence[Alert]) -> dict[str, str]:
-    lines = [f":rotating_light: *{a.load}* {a.rule} ({a.severity}): {a.message}" for a in raised]
-    lines += [f":white_check_mark: *{a.load}* {a.rule}: over" for a in cleared]
-    return {"text": "\n".join(lines)}
+def _notice(alert: Alert) -> Notice:
+    return Notice(f"load_{alert.rule}", alert.load, alert.severity, alert.message, {"load": alert.load})

@@ -5,23 +5,15 @@ As a file for node-exporter's textfile collector after each run, and over HTTP w
 
 from __future__ import annotations
 
-import base64
-import hmac
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from penstock.errors import PenstockError
+from penstock import metrics_serving
 from penstock.loading.alerts import newest
 from penstock.loading.journal import journals
 from penstock.loading.report import Report
@@ -31,7 +23,6 @@ __all__ = ["exposition", "serving", "write_textfile"]
 
 SECONDS = (1, 5, 15, 60, 300, 900, 3600, 14400)
 OUTCOMES = ("added", "updated", "unchanged", "quarantined", "filtered")
-CREDENTIALS = "PENSTOCK_METRICS_CREDENTIALS"  # user:password, asked of everyone off this machine
 Now = Callable[[], datetime]
 
 
@@ -156,48 +147,5 @@ def serving(address: str, root: Path = Path()) -> Iterator[int]:
     Raises:
         PenstockError: The address is none, is taken, or is not this machine's own and no credentials are set.
     """
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]") or "127.0.0.1"
-    credentials = os.environ.get(CREDENTIALS)
-    if not credentials and not (host == "localhost" or ip_address(host).is_loopback):
-        raise PenstockError(
-            f"--metrics {address}: anyone could read them there",
-            hint=f"set {CREDENTIALS}=user:password, or listen on 127.0.0.1",
-        )
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path.partition("?")[0] != "/metrics":
-                self.send_error(HTTPStatus.NOT_FOUND)
-            elif credentials and not _allowed(self.headers.get("Authorization"), credentials):
-                self.send_response(HTTPStatus.UNAUTHORIZED)
-                self.send_header("WWW-Authenticate", 'Basic realm="penstock"')
-                self.end_headers()
-            else:
-                body = exposition(root)
-                self.send_response(HTTPStatus.OK)
-                self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    try:
-        server = ThreadingHTTPServer((host, int(port)), Handler)
-    except (OSError, ValueError) as error:
-        raise PenstockError(f"--metrics {address}: {error}", hint="name a free port, such as 9108") from error
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield int(server.server_address[1])
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def _allowed(header: str | None, credentials: str) -> bool:
-    expected = "Basic " + base64.b64encode(credentials.encode()).decode()
-    return header is not None and hmac.compare_digest(header.encode(), expected.encode())
+    with metrics_serving.serving(address, lambda: exposition(root)) as port:
+        yield port

@@ -39,7 +39,7 @@ DEVICES = Path("conf/devices.yaml")
 def up(name: Name = "embedded", overrides: Overrides = None) -> None:
     """Run gateway, indexer and live page on this machine until Ctrl-C; what dies is started again."""
     from penstock.stream.declared import declared
-    from penstock.stream.up import Part, python, supervise
+    from penstock.supervision import Part, python, supervise
 
     given = overrides or []
     view = declared(name, given)  # told of here, before anything is started

@@ -1,0 +1,1 @@
+"""What is done about a model that is no longer good: incidents, decisions, champion and challenger, reliability."""

@@ -1,0 +1,1 @@
+"""Which version of a model answers whom: router, strategies, state, audit trail, flags and console."""

@@ -1,0 +1,148 @@
+"""The raw client: what servers do to connections that stay open."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+
+import pytest
+
+from penstock.rollout.answers import InvalidError, outputs
+from penstock.rollout.upstream import Answer, BrokenError, Pool
+from tests.penstock.rollout.routers import run, until
+
+HEAD = b"POST /x HTTP/1.1\r\n"
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+@contextlib.asynccontextmanager
+async def server(*turns):
+    """Answers each request of a connection with the next bytes; None breaks it off, a number waits."""
+    seen = []
+
+    async def serve(reader, writer):
+        seen.append([])
+        mine = list(turns)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while mine:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                seen[-1].append(await reader.readexactly(length))
+                turn = mine.pop(0)
+                if turn is None:
+                    writer.transport.abort()
+                    return
+                if isinstance(turn, float):
+                    await asyncio.sleep(turn)
+                    turn = OK
+                writer.write(turn)
+                await writer.drain()
+        writer.close()
+
+    found = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = found.sockets[0].getsockname()[1]
+    pool = Pool(f"http://127.0.0.1:{port}", 2, 1000)
+    try:
+        yield pool, seen
+    finally:
+        pool.close()
+        found.close()
+        await found.wait_closed()
+
+
+def test_a_connection_is_used_again_and_bodies_may_come_in_chunks():
+    chunked = (
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nX-A: b\r\n\r\n2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n"
+    )
+
+    async def test():
+        async with server(OK, chunked, OK) as (pool, seen):
+            assert (await pool.ask(HEAD, b"1", 5)).body == b"ok"
+            answer = await pool.ask(HEAD, b"2", 5)
+            assert (answer.status, answer.body, answer.headers[b"x-a"]) == (200, b"abcde", b"b")
+            assert (await pool.ask(HEAD, b"3", 5)).body == b"ok"
+            assert seen == [[b"1", b"2", b"3"]]
+
+    run(test)
+
+
+def test_one_that_was_closed_while_idle_is_replaced_and_nobody_notices():
+    async def test():
+        async with server(OK, None) as (pool, seen):
+            await pool.ask(HEAD, b"1", 5)
+            # The second request of a connection breaks it: it goes to a new one.
+            assert (await pool.ask(HEAD, b"2", 5)).body == b"ok"
+            assert seen == [[b"1", b"2"], [b"2"]]
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        None,
+        b"gopher\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5000\r\n\r\n" + b"x" * 5000,
+        b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf",
+    ],
+)
+def test_what_is_no_answer_is_an_error_and_the_next_request_has_a_new_connection(turn):
+    async def test():
+        async with server(turn) as (pool, seen):
+            for number in (b"1", b"2"):
+                with pytest.raises(BrokenError):
+                    await pool.ask(HEAD, number, 5)
+            assert seen == [[b"1"], [b"2"]]
+            assert pool.busy == 0
+
+    run(test)
+
+
+def test_an_answer_that_comes_too_late_is_nobody_elses():
+    async def test():
+        async with server(0.2) as (pool, _):
+            with pytest.raises(TimeoutError):
+                await pool.ask(HEAD, b"1", 0.05)
+            assert pool.busy == 0
+            assert (await pool.ask(HEAD, b"2", 5)).body == b"ok"
+
+    run(test)
+
+
+def test_connections_are_bounded_and_who_waits_may_give_up():
+    async def test():
+        async with server(0.1, 0.1, 0.1) as (pool, seen):
+            tasks = [asyncio.create_task(pool.ask(HEAD, b"%d" % n, 5)) for n in range(6)]
+            await until(lambda: pool.busy == 2)
+            tasks[5].cancel()
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [isinstance(answer, Answer) for answer in answers] == [True] * 5 + [False]
+            assert len(seen) == 2
+            assert pool.busy == 0
+
+    run(test)
+
+
+def test_nobody_listens():
+    async def test():
+        pool = Pool("http://127.0.0.1:1", 2, 1000)
+        with pytest.raises(BrokenError):
+            await pool.ask(HEAD, b"", 5)
+
+    run(test)
+
+
+def test_tensors_in_binary_are_looked_at_like_all_others():
+    def answer(*numbers):
+        data = struct.pack(f"<{len(numbers)}f", *numbers)
+        head = b'{"outputs": [{"name": "p", "datatype": "FP32", "shape": [2, 1], "parameters": {"binary_data_size": %d}}]}'
+        head %= len(data)
+        return Answer(200, {b"inference-header-content-length": b"%d" % len(head)}, head + data)
+
+    assert outputs(answer(0.25, 0.5), 2, is_plain=False) == [{"p": 0.25}, {"p": 0.5}]
+    for wrong in (answer(0.25, float("nan")), answer(0.25), answer(0.25, 0.5, 0.75)):
+        with pytest.raises(InvalidError):
+            outputs(wrong, 2, is_plain=False)
+    with pytest.raises(InvalidError):
+        outputs(answer(0.25, 0.5), 3, is_plain=False)
