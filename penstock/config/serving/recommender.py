@@ -141,7 +141,7 @@ class Recommend(View):
     """One recommender: some processes behind one port."""
 
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8600
+    port: Annotated[int, Field(ge=0, le=65535)] = 8700
     workers: Count = 1
     model: str = "models/ratings"  # the folder of the artefact
     store: StoreView = SqliteStore()

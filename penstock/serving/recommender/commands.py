@@ -35,7 +35,7 @@ def replay(
     interactions: Annotated[
         Path, typer.Option(help="Interactions with their part, as the graph has split them.")
     ] = Path("data/prepared/ratings.parquet"),
-    url: Annotated[str, typer.Option(help="Of a recommender that runs.")] = "http://127.0.0.1:8600",
+    url: Annotated[str, typer.Option(help="Of a recommender that runs.")] = "http://127.0.0.1:8700",
     users: Annotated[int | None, typer.Option(min=1, help="The first so many. [default: all]")] = None,
     k: Annotated[int, typer.Option(min=1, max=500, help="Length of a list.")] = 10,
     model: Annotated[

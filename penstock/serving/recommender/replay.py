@@ -178,7 +178,7 @@ class _Server:
     def __init__(self, url: str, key: str | None) -> None:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in {"http", "https"} or parts.hostname is None:
-            raise PenstockError(f"{url}: no address", hint="such as http://127.0.0.1:8600")
+            raise PenstockError(f"{url}: no address", hint="such as http://127.0.0.1:8700")
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self.url = url
         self._connection = kind(parts.hostname, parts.port, timeout=TIMEOUT)

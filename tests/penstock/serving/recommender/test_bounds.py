@@ -12,7 +12,7 @@ from penstock.config.serving.recommender import Recommend
 from penstock.serving.recommender.bounds import Bounded
 from penstock.serving.recommender.metrics import Metrics
 
-LOCAL = [(b"host", b"127.0.0.1:8600")]
+LOCAL = [(b"host", b"127.0.0.1:8700")]
 
 
 async def asked(
@@ -79,9 +79,9 @@ def test_a_defect_is_told_in_the_log_and_not_to_whoever_has_asked(capsys):
 
 def test_only_this_machine_is_named_in_host():
     for host, status in (
-        (b"127.0.0.1:8600", 200),
+        (b"127.0.0.1:8700", 200),
         (b"localhost", 200),
-        (b"[::1]:8600", 200),
+        (b"[::1]:8700", 200),
         (b"127.0.0.1.evil.example:80", 400),
         (b"evil.example", 400),
         (b"", 400),
