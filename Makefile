@@ -77,6 +77,7 @@ bench: env  ## Measure the claims of the README side by side.
 	python benchmarks/steps.py
 	python benchmarks/lake.py
 	python benchmarks/loads.py
+	python benchmarks/stream.py
 	python benchmarks/experiments.py
 	python benchmarks/off_policy.py
 	python benchmarks/predictor_image.py
