@@ -69,6 +69,7 @@ bench: env  ## Measure the claims of the README side by side.
 	python benchmarks/latency.py
 	python benchmarks/images.py
 	python benchmarks/recommend.py
+	python benchmarks/recommendations.py
 	python benchmarks/files.py
 	python benchmarks/databases.py
 	python benchmarks/rest.py
@@ -76,6 +77,7 @@ bench: env  ## Measure the claims of the README side by side.
 	python benchmarks/steps.py
 	python benchmarks/lake.py
 	python benchmarks/loads.py
+	python benchmarks/stream.py
 	python benchmarks/experiments.py
 	python benchmarks/off_policy.py
 	python benchmarks/predictor_image.py

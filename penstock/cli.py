@@ -17,6 +17,7 @@ from penstock.maintenance.commands import maintain
 from penstock.monitoring.commands import monitor
 from penstock.rollout.commands import rollout
 from penstock.serving.commands import keys, serve
+from penstock.serving.recommender.commands import recommend
 from penstock.stream.commands import stream
 
 __all__ = ["app", "main"]
@@ -37,6 +38,7 @@ app.add_typer(monitor, name="monitor")
 app.add_typer(maintain, name="maintain")
 app.command()(serve)
 app.add_typer(keys, name="keys")
+app.add_typer(recommend, name="recommend")
 app.add_typer(experiment, name="experiment")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import polars as pl
 import pytest
 
 from penstock.config.rollout import Rollout
+from penstock.config.serving.recommender import SqliteStore
 from penstock.config.serving.requests import FileLog
 from penstock.config.streaming import EmbeddedStore, LakeStore, Stream
 from penstock.errors import PenstockError
@@ -21,6 +21,8 @@ from penstock.request_reading import files, scan, scan_truths
 from penstock.requests import RequestsOfOne, Truths, open_requests
 from penstock.rollout.desk import Desk
 from penstock.rollout.state import Attribution, Exposure, Reward, open_store
+from penstock.serving.recommender.store import Interaction
+from penstock.serving.recommender.store import open_store as open_recommender_store
 from penstock.stream.store import Document
 from penstock.stream.store import open_store as open_stream_store
 
@@ -136,16 +138,19 @@ def test_a_rollout_forgets_whose_requests_they_were(logged, tmp_path):
 
 def test_a_recommender_forgets_them(tmp_path):
     path = tmp_path / "data/recommender/state.sqlite"
-    path.parent.mkdir(parents=True)
-    connection = sqlite3.connect(path)
-    connection.executescript(
-        "CREATE TABLE interactions (user TEXT, item INTEGER); CREATE TABLE impressions (user TEXT, item INTEGER);"
-        "INSERT INTO interactions VALUES ('ada', 1), ('ben', 2); INSERT INTO impressions VALUES ('ada', 3);"
-    )
+
+    async def histories(*added: str) -> list[int]:
+        store = await open_recommender_store(SqliteStore(path=str(path)))
+        await store.add([Interaction(user, 1, None) for user in added], 100)
+        found = [len(await store.history(user)) for user in ("ada", "ben")]
+        await store.close()
+        return found
+
+    assert asyncio.run(histories("ada", "ben")) == [1, 1]
     done = forget("ada", tmp_path, logs=Logs({}, ()))
-    assert done.removed["data/recommender/state.sqlite"] == 2
-    assert connection.execute("SELECT user FROM interactions").fetchall() == [("ben",)]
-    connection.close()
+    assert done.removed["data/recommender/state.sqlite"] == 1
+    assert asyncio.run(histories()) == [0, 1]
+    assert b"ada" not in path.read_bytes()
 
 
 def documents(device: str) -> list[Document]:
