@@ -32,6 +32,7 @@ NDJSON = {
 }
 LATER = {429, 502, 503, 504}
 FIELDS = 1000
+FORGET = 1000  # documents at once
 
 NANOS = {"type": "date_nanos"}
 WORD = {"type": "keyword", "ignore_above": 1024}
@@ -210,19 +211,25 @@ class ElasticsearchIndices:
         return gone
 
     async def forget(self, device: str) -> int:
+        # By search and bulk rather than _delete_by_query, which is a module that a cluster may lack.
         gone = 0
+        query = {"size": FORGET, "_source": False, "query": {"term": {"device": device}}}
         for name in self._names.values():
-            answer = await self._asked(
-                "POST",
-                f"/{name}-*/_delete_by_query?ignore_unavailable=true&allow_no_indices=true"
-                "&refresh=true&conflicts=proceed&wait_for_completion=true",
-                {"query": {"term": {"device": device}}},
-            )
-            gone += int(answer["deleted"])
-            if answer["version_conflicts"] or answer["failures"]:
-                raise PenstockError(
-                    f"store: {name}: not all documents of {device} could be deleted", hint="run it again"
-                )
+            path = f"/{name}-*/_search?ignore_unavailable=true&allow_no_indices=true"
+            await self.refresh()
+            while hits := (await self._asked("POST", path, query))["hits"]["hits"]:
+                lines = [
+                    orjson.dumps({"delete": {"_index": hit["_index"], "_id": hit["_id"]}}) for hit in hits
+                ]
+                answer = await self._asked("POST", "/_bulk?refresh=true", b"\n".join(lines) + b"\n")
+                results = [item["delete"] for item in answer["items"]]
+                refused = [item for item in results if item["status"] not in {200, 404}]
+                if refused:
+                    raise PenstockError(
+                        f"store: {name}: a document of {device} is not deleted: {_reason(refused[0]['error'])}",
+                        hint="look at what its user may do; then again",
+                    )
+                gone += sum(item["status"] == 200 for item in results)
         return gone
 
     # --- writing ------------------------------------------------------------------------------------

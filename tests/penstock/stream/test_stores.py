@@ -184,6 +184,21 @@ def test_what_is_beyond_the_retention_goes_and_nothing_else(view):
     run(body, view)
 
 
+def test_a_device_is_forgotten_and_others_are_not(view):
+    async def body(store: Store) -> None:
+        await store.write("readings", documents(1, device="hers") + documents(2, device="his"))
+        await store.refresh()
+        assert await store.forget("hers") == 3
+        await store.refresh()
+        left = await store.newest("readings", device=None, since=0, limit=10)
+        assert {one["device"] for one in left} == {"his"}
+        assert await store.forget("hers") == 0
+        # Whoever comes back is taken again.
+        assert (await store.write("readings", documents(1, device="hers"))).new == 3
+
+    run(body, view)
+
+
 def test_one_file_is_written_by_one_process(tmp_path):
     import subprocess
     import sys
