@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from penstock.rollout.state import StateError, open_store
 __all__ = ["arm_of", "fate", "hand_over"]
 
 WHO = "penstock maintain"
+OURS = re.compile(r"m\d{8}t\d{12}-[a-z]+")  # arms that were made here; others are somebody's own
 Fate = Literal["promoted", "kept", "under way"]
 
 
@@ -67,7 +69,7 @@ def hand_over(policy: ByRollout, incident: str, artefact: Path, root: Path) -> s
         done = [
             name
             for name in settings.plan.arms
-            if name.startswith("m2") and name not in {settings.champion, old, arm}
+            if OURS.fullmatch(name) and name not in {settings.champion, old, arm}
         ]
         after = desk.set(
             [
