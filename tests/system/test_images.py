@@ -96,7 +96,10 @@ def test_a_base_that_is_not_pinned_is_refused(tmp_path: Path) -> None:
         done = run("deploy/docker/build", "predictor", "penstock-predictor:dev", cwd=copy)
         assert done.returncode == 2
         assert "the base image is not pinned" in done.stderr
-    assert "there are predictor, stream, trainer" in run("deploy/docker/build", "web", "x", cwd=copy).stderr
+    assert (
+        "there are predictor, stream, rollout, trainer"
+        in run("deploy/docker/build", "web", "x", cwd=copy).stderr
+    )
 
 
 # Compose
@@ -109,7 +112,8 @@ def services() -> dict[str, Any]:
 
 
 def test_the_compose_file_is_one() -> None:
-    done = run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE))
+    program = Path(sys.executable).parent / "check-jsonschema"
+    done = run(str(program), "--builtin-schema", "vendor.compose-spec", str(COMPOSE))
     assert done.returncode == 0, done.stdout
 
 
