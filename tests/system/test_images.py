@@ -112,8 +112,7 @@ def services() -> dict[str, Any]:
 
 
 def test_the_compose_file_is_one() -> None:
-    program = Path(sys.executable).parent / "check-jsonschema"
-    done = run(str(program), "--builtin-schema", "vendor.compose-spec", str(COMPOSE))
+    done = run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE))
     assert done.returncode == 0, done.stdout
 
 
