@@ -48,12 +48,12 @@ toy (float[rows,1] age, float[rows,1] income, float[rows,1] vip, string[rows,1] 
 """
 EQUAL = 19  # the first operator set whose Equal takes strings
 
-# What a model may do wrong: no number for a negative income, and a loop of a million turns for an age of 100.
+# What a model may do wrong: no number for a negative income, and a loop of a hundred million turns for an age of 100.
 FAULTY = """
 <ir_version: 8, opset_import: ["" : 19]>
 toy (float[rows,1] age, float[rows,1] income, float[rows,1] vip, string[rows,1] plan, string[rows,1] town)
     => (float[rows,1] value)
-<float ninety = {90.0}, float many = {100000.0}, bool go = {1}, float one = {1.0}>
+<float ninety = {90.0}, float many = {10000000.0}, bool go = {1}, float one = {1.0}>
 {
     root = Sqrt(income)
     most = ReduceMax<keepdims=0>(age)

@@ -281,7 +281,7 @@ def test_metrics_count_what_was_answered_and_refused(running):
 
 
 def test_a_model_that_hangs_on_the_loop_has_its_process_killed_and_started_again(running):
-    """As a cause: a loop of a million turns in the graph, for one value alone."""
+    """As a cause: a loop of a hundred million turns in the graph, for one value alone."""
     (before,) = running.workers()
     with pytest.raises(httpx.TransportError):
         running.predict(row(age=100), model="faulty")
