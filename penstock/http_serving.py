@@ -32,6 +32,7 @@ __all__ = [
     "BACKLOG",
     "GRACE",
     "Server",
+    "configured",
     "is_loopback",
     "listening",
     "many_files",
@@ -257,6 +258,38 @@ def _ended() -> tuple[int, int]:
         return os.waitpid(-1, os.WNOHANG)
     except ChildProcessError:
         return 0, 0
+
+
+def configured(
+    app: Any,
+    protocol: type[HttpToolsProtocol],
+    idle_seconds: float,
+    certificate: str | None = None,
+    private_key: str | None = None,
+) -> uvicorn.Config:
+    """How what answers HTTP alone is served: no WebSockets, no log of its own, nothing told of what serves it.
+
+    Args:
+        app: ASGI; it is opened and closed by whoever serves it.
+        protocol: As ``patient`` makes it.
+        idle_seconds: Until a connection that asks nothing more is closed.
+        certificate: Of TLS, a file; None: it speaks in the clear.
+        private_key: Its key, a file.
+    """
+    return uvicorn.Config(
+        app,
+        http=protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=int(idle_seconds),
+        timeout_graceful_shutdown=GRACE,
+        ssl_certfile=certificate,
+        ssl_keyfile=private_key,
+    )
 
 
 class Server(uvicorn.Server):

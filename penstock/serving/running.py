@@ -12,16 +12,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import uvicorn
-
 from penstock.config.serving import Serve
 from penstock.console import say
 from penstock.errors import PenstockError
 from penstock.http_serving import (
     BACKLOG,
-    GRACE,
     Beat,
     Server,
+    configured,
     listening,
     many_files,
     patient,
@@ -102,19 +100,9 @@ async def _run(view: Serve, sock: socket.socket, beat: Beat, parent: int) -> int
     app = create_app(view)
     await app.open()
     limits = view.limits
-    config = uvicorn.Config(
-        app,
-        http=patient(limits.body_seconds.total_seconds(), limits.connections, direct(app.predictor)),
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=int(limits.idle_seconds.total_seconds()),
-        timeout_graceful_shutdown=GRACE,
-        ssl_certfile=view.certificate,
-        ssl_keyfile=view.private_key,
+    protocol = patient(limits.body_seconds.total_seconds(), limits.connections, direct(app.predictor))
+    config = configured(
+        app, protocol, limits.idle_seconds.total_seconds(), view.certificate, view.private_key
     )
     server = Server(config)
     loop = asyncio.get_running_loop()
