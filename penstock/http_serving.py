@@ -138,7 +138,7 @@ def several(
         patience: Seconds without a word, after the first, until a process is killed; None: it need not say anything.
 
     Returns:
-        The exit code: 0, or ``USER_ERROR`` if one of the first has ended with that.
+        The exit code: 0, or ``USER_ERROR`` if one of the first has ended with that while none got on.
     """
     return _Workers(workers, run, name, patience).supervise()
 
@@ -230,11 +230,13 @@ class _Workers:
 
         worker = self.alive.pop(pid)
         lived = time.monotonic() - worker.started
-        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
         if self.stopping:
             return
-        if code == USER_ERROR and worker.first and lived < CALM:
-            self.code = USER_ERROR  # it has said why; none of the others will do better
+        self.words[worker.slot] = 0.0
+        if code == USER_ERROR and worker.first and lived < CALM and not any(self.words):
+            self.code = USER_ERROR  # it has said why, and none of the others does better
             self._stop()
             return
         calm = lived > CALM

@@ -432,7 +432,8 @@ def test_another_artefact_takes_over_and_no_request_is_dropped(tmp_path):
         assert failures == []
         # Each version gives its own list, and no list is of both.
         assert set(seen) == {(before["version"], (11, 12, 13)), (version, (12, 14, 16))}
-        assert found.metric("penstock_recommend_reloads_total", outcome="changed") == 2
+        # A process that began after the other was ready may have found the new one there.
+        assert found.metric("penstock_recommend_reloads_total", outcome="changed") in {1, 2}
 
 
 def test_a_corrupt_artefact_changes_nothing(tmp_path):
