@@ -40,6 +40,7 @@ __all__ = [
 Array = NDArray[np.float64]
 NODES, WEIGHTS = (a / 2 for a in np.polynomial.legendre.leggauss(128))
 QUANTILES = NODES + 0.5  # in (0, 1), dense at both ends
+ROUNDING = 1e-24  # of a variance, beside that which is imagined beforehand
 STEPS = np.linspace(-9.0, 9.0, 145)  # standard deviations
 
 
@@ -142,7 +143,10 @@ class GaussianThompson:
         kept = [arm for arm in arms.values() if arm.count > 1]
         freedom = sum(arm.count - 1 for arm in kept)
         spread = sum((arm.count - 1) * arm.variance for arm in kept) / freedom if freedom else 0.0
-        variance = spread or self.deviation**2
+        prior = self.deviation**2
+        variance = (
+            spread if spread > ROUNDING * prior else prior
+        )  # of rewards that hardly differ nothing is known
         precision = np.array([arm.count / variance + self.deviation**-2 for arm in arms.values()])
         total = np.array([arm.total / variance + self.mean * self.deviation**-2 for arm in arms.values()])
         found = best_of_normals(total / precision, precision**-0.5)
