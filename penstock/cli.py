@@ -294,7 +294,7 @@ def verify(
 def main() -> None:
     """Entry point of the console script."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
     except PenstockError as error:
         sys.exit(fail(error, where="penstock"))
     except typer.Abort:
@@ -305,6 +305,8 @@ def main() -> None:
             error.show()
             sys.exit(getattr(error, "exit_code", USER_ERROR))
         raise
+    if isinstance(code, int):  # of typer.Exit, which comes back as a value
+        sys.exit(code)
 
 
 if __name__ == "__main__":
