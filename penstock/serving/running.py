@@ -94,13 +94,14 @@ def _one(view: Serve, sock: socket.socket, beat: Beat, parent: int) -> int:
 
 async def _run(view: Serve, sock: socket.socket, beat: Beat, parent: int) -> int:
     # After the fork, and after Prometheus is told of its folder, which it looks for when it is imported: neither ONNX Runtime's threads nor Prometheus' files outlive one.
+    from penstock.http_direct import direct
     from penstock.serving.application import create_app
-    from penstock.serving.protocol import direct
+    from penstock.serving.protocol import Direct
 
     app = create_app(view)
     await app.open()
     limits = view.limits
-    protocol = patient(limits.body_seconds.total_seconds(), limits.connections, direct(app.predictor))
+    protocol = patient(limits.body_seconds.total_seconds(), limits.connections, direct(Direct(app.predictor)))
     config = configured(
         app, protocol, limits.idle_seconds.total_seconds(), view.certificate, view.private_key
     )
