@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,21 +44,31 @@ class FileProvider(AbstractProvider):
     Args:
         path: Of JSON in flagd's format.
 
+    Attributes:
+        constant: Names of flags that say the same whoever asks.
+        taken: How often the file was taken over.
+
     Raises:
         PenstockError: It is none to begin with.
     """
+
+    constant: frozenset[str]
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
         self.core = FlagdCore()
         self.refused: str | None = None
+        self.taken = 0
         self._stamp = self._stamped()
         self._take(read(path))
 
     def _take(self, found: dict[str, Any]) -> None:
         self.core.set_flags(found)
-        self._names = frozenset(found["flags"])
+        flags = found["flags"]
+        self._names = frozenset(flags)
+        self.constant = frozenset(name for name, flag in flags.items() if not flag.get("targeting"))
+        self.taken += 1
 
     def has(self, name: str) -> bool:
         """Whether there is a flag of that name."""
@@ -136,6 +146,13 @@ class Flags:
         self.provider = FileProvider(path)
         api.set_provider(self.provider, domain)
         self.client: OpenFeatureClient = api.get_client(domain)
+        self._known: dict[tuple[str, Any], tuple[int, Any]] = {}
+
+    @property
+    def targets(self) -> bool:
+        """Whether it matters to a route or a switch who asks."""
+        provider = self.provider
+        return any(provider.has(name) and name not in provider.constant for name in (ROUTE, KILL))
 
     def route(self, key: str, attributes: Mapping[str, Any] | None = None) -> str | None:
         """The arm that a request goes to; None leaves it to the strategy.
@@ -146,9 +163,7 @@ class Flags:
         """
         if not self.provider.has(ROUTE):
             return None
-        chosen = self.client.get_string_value(
-            ROUTE, "strategy", EvaluationContext(key, dict(attributes or {}))
-        )
+        chosen: str = self._value(self.client.get_string_value, ROUTE, "strategy", key, attributes)
         return None if chosen == "strategy" else chosen
 
     def is_on(
@@ -157,7 +172,28 @@ class Flags:
         """Whether a code path is open to somebody."""
         if not self.provider.has(name):
             return default  # OpenFeature would say so in its log, at every request
-        return self.client.get_boolean_value(name, default, EvaluationContext(key, dict(attributes or {})))
+        found: bool = self._value(self.client.get_boolean_value, name, default, key, attributes)
+        return found
+
+    def _value(
+        self,
+        asked: Callable[..., Any],
+        name: str,
+        default: Any,
+        key: str,
+        attributes: Mapping[str, Any] | None,
+    ) -> Any:
+        """To ask OpenFeature costs 50 µs; what is the same for everybody is asked once."""
+        provider = self.provider
+        if name not in provider.constant:
+            return asked(name, default, EvaluationContext(key, dict(attributes or {})))
+        taken, known = self._known.get((name, default), (0, None))
+        if taken != (
+            now := provider.taken
+        ):  # before it is asked: another thread may take a file over meanwhile
+            known = asked(name, default)
+            self._known[name, default] = now, known
+        return known
 
 
 # --- the file ---------------------------------------------------------------------------------------

@@ -70,10 +70,12 @@ class Fleet:
     Attributes:
         view: Of the router.
         ports: The first of the predictors'.
+        key: That predictors ask for, if they do.
     """
 
     view: Router
     ports: int
+    key: str | None = None
     arms: dict[str, list[Replica]] = field(default_factory=dict)
     breakers: dict[str, Breaker] = field(default_factory=dict)
     _turn: int = 0
@@ -88,7 +90,7 @@ class Fleet:
             arms[arm] = [
                 Replica(
                     index,
-                    before.get(url) or Pool(url, self.view.pool, self.view.answer_bytes),
+                    before.get(url) or Pool(url, self.view.pool, self.view.answer_bytes, self.key),
                     rests=f"{arm}/{index}" in settings.resting,
                 )
                 for index, url in enumerate(urls)

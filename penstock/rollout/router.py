@@ -11,8 +11,10 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +22,22 @@ import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from penstock.config.rollout import Bandit, Rollout, Shadow
+from penstock.console import say
+from penstock.http_direct import Headers
 from penstock.keys import Keys, Purpose, presented
 from penstock.requests import REQUEST_ID, new_request_id
 from penstock.rollout.answers import HEAD, InvalidError, outputs, rows_asked
 from penstock.rollout.decision import Decision, RefusedError, decide
 from penstock.rollout.flags import KILL, Flags
-from penstock.rollout.fleet import Fleet
+from penstock.rollout.fleet import Fleet, Replica
 from penstock.rollout.outcomes import Outcomes
 from penstock.rollout.records import Records
 from penstock.rollout.settings import Settings
 from penstock.rollout.shared import Shared
 from penstock.rollout.state import Attribution, Exposure
-from penstock.rollout.upstream import Answer, BrokenError
+from penstock.rollout.upstream import Answer, BrokenError, Outcome, predictor_key
 
-__all__ = ["CLIENTS", "Router"]
+__all__ = ["CLIENTS", "Refusal", "Reply", "Router"]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -48,7 +52,7 @@ FORWARDED = (HEAD, b"traceparent", b"content-encoding")
 CARRIED = (b"x-model-version", b"inference-header-content-length", b"retry-after")
 AGAIN = 0.01  # seconds until a champion none of whose replicas could be reached is asked again
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-JSON = (b"content-type", b"application/json")
+JSON = b"application/json"
 
 
 class Refusal(Exception):  # noqa: N818  (it is an answer)
@@ -154,6 +158,56 @@ class Call:
         return rows_asked(self.read(), is_plain=self.is_plain)
 
 
+@dataclass(slots=True)
+class Reply:
+    """What a client is told.
+
+    Attributes:
+        status: Of HTTP.
+        headers: All of them.
+        body: Whole.
+    """
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+Done = Callable[[Reply], None]
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A request that is being answered.
+
+    Attributes:
+        call: It.
+        settings: In force when it came.
+        decision: Who is to answer.
+        must: Nobody else may.
+        done: Takes the answer, once.
+        arm: Who is being asked.
+        began: On the monotonic clock, when that arm was asked.
+        said: What it says of each row, once that has been looked at.
+        failed: What was wrong with the arm that was to answer; the champion stands in for it.
+    """
+
+    call: Call
+    settings: Settings
+    decision: Decision
+    must: bool
+    done: Done
+    arm: str = "none"
+    began: float = 0.0
+    said: list[Any] | None = None
+    failed: str | None = None
+
+    @property
+    def counts(self) -> bool:
+        """It is the arm's own request."""
+        return self.failed is None
+
+
 @dataclass
 class Mirror:
     """What waits to be shown to a challenger."""
@@ -187,7 +241,7 @@ class Router:
         self.view, self.shared, self.records, self.flags = view, shared, records, flags
         self.limits = view.router
         self.metrics = Metrics(registry or CollectorRegistry())
-        self.fleet = Fleet(view.router, view.ports)
+        self.fleet = Fleet(view.router, view.ports, predictor_key(view.router))
         self.outcomes = Outcomes(view, shared, records)
         self.back: App = back or _nowhere
         self.keys = None if view.router.keys is None else Keys(Path(view.router.keys), CLIENTS)
@@ -199,7 +253,9 @@ class Router:
         self._answer_within = view.router.timeouts.answer.total_seconds()
         self._arm_within = view.router.timeouts.arm.total_seconds()
         self._hash_key = hashlib.blake2b(view.salt.encode(), digest_size=32).digest()
-        self._children: dict[tuple[str, int], Any] = {}
+        self._children: dict[str, Any] = {}
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
         shared.changed = self.apply
         self.apply(shared.settings)
 
@@ -246,10 +302,15 @@ class Router:
     async def close(self) -> None:
         """End what runs beside requests."""
         tasks = [task for mirror in self.mirrors.values() for task in mirror.tasks]
+        tasks += self._tasks
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.fleet.close()
+
+    def predicts(self, path: str) -> bool:
+        """Whether predictions are posted there."""
+        return path in (self._plain, self._infer)
 
     # --- requests -------------------------------------------------------------------------------------
 
@@ -258,14 +319,13 @@ class Router:
         if scope["type"] != "http":
             return
         path, method = scope["path"], scope["method"]
-        if self.keys is not None and path.startswith(("/v1/", "/v2/models")):
-            key = presented(scope["headers"])
-            if key is None or self.keys.holder(key) is None:
-                await self._refused(
-                    send, Refusal(401, "key", "a key is missing, or is none that is known here")
-                )
+        if path.startswith(("/v1/", "/v2/models")):
+            try:
+                self.require_key(scope["headers"])
+            except Refusal as refusal:
+                await self._refused(send, refusal)
                 return
-        if method == "POST" and path in (self._plain, self._infer):
+        if method == "POST" and self.predicts(path):
             await self._predict(scope, receive, send, None)
         elif path.startswith("/v1/") and path != "/v1/outcomes":
             await self._refused(
@@ -280,38 +340,29 @@ class Router:
 
     async def _predict(self, scope: Scope, receive: Receive, send: Send, pinned: str | None) -> None:
         try:
-            call = await self._call(scope, receive)
-            settings = self.shared.settings
-            decision = self._decided(settings, call, pinned)
+            body = await self._whole(receive)
         except Refusal as refusal:
             await self._refused(send, refusal)
             return
-        arm, failed, answer, said = decision.arm, None, None, None
-        if arm != settings.champion:
-            answer, said, failed = await self._other(arm, call, decision, must=pinned is not None)
-            if answer is None and pinned is not None:
-                await self._refused(send, Refusal(503, "version", f"{arm} does not answer: {failed}"), arm)
-                return
-            if answer is None:
-                arm = settings.champion
-        try:
-            if answer is None:
-                answer = await self._champion(arm, call, decision, counts=failed is None)
-        except Refusal as refusal:
-            await self._refused(send, refusal, arm)
-            return
-        took = time.monotonic() - call.began
-        await _sent(send, answer, call.request, arm)
-        self._counted(arm, answer.status, took)
-        for mirror in decision.mirrors:
-            self._shown(mirror, call, decision)
-        self._kept(settings, call, decision, arm, answer, said, failed, took)
+        path = scope["path"]
+        call = self.call(path, scope.get("raw_path") or path.encode(), scope["headers"], body)
+        told: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.take(call, lambda reply: None if told.done() else told.set_result(reply), pinned)
+        await _sent(send, await told)
 
-    async def _call(self, scope: Scope, receive: Receive) -> Call:
+    def call(self, path: str, target: bytes, headers: Headers, body: bytes) -> Call:
+        """A request that has come whole.
+
+        Args:
+            path: Of its address, decoded.
+            target: The same as it came; what follows a question mark is left out.
+            headers: Names in lower case.
+            body: Whole.
+        """
         request = user = length = None
         content = b"application/json"
         extra = b""
-        for name, value in scope["headers"]:
+        for name, value in headers:
             if name == b"x-request-id":
                 request = value
             elif name == b"x-user-id":
@@ -323,12 +374,9 @@ class Router:
                 length = value if name == HEAD else length
         if request is None or not REQUEST_ID.fullmatch(request.decode("latin-1")):
             request = new_request_id().encode()
-        body = await self._whole(receive)
-        path = scope["path"]
-        target = (scope.get("raw_path") or path.encode()).split(b"?", 1)[0]
         head = (
             b"POST %b HTTP/1.1\r\ncontent-type: %b\r\nx-request-id: %b\r\naccept: application/json\r\n%b"
-            % (target, content, request, extra)
+            % (target.partition(b"?")[0], content, request, extra)
         )
         hashed = clear = None
         if user is not None and 0 < len(user) <= LONGEST_USER:
@@ -361,11 +409,82 @@ class Router:
             raise Refusal(413, "large", f"the request has more than {most} bytes")
         return body
 
+    def take(self, call: Call, done: Done, pinned: str | None = None) -> None:
+        """Have a request answered, now or later; whatever happens, ``done`` is called once, on the event loop.
+
+        Args:
+            call: The request.
+            done: Takes the answer.
+            pinned: The arm that is to answer, whatever the strategy says.
+        """
+        settings = self.shared.settings
+        try:
+            decision = self._decided(settings, call, pinned)
+        except Refusal as refusal:
+            done(self.refusal(refusal))
+            return
+        exchange = Exchange(call, settings, decision, pinned is not None, done)
+        try:
+            if decision.arm == settings.champion:
+                self._ask_champion(exchange)
+            else:
+                self._ask_other(exchange)
+        except Exception as error:
+            self._defect(exchange, error)
+
+    def refusal(self, refusal: Refusal, arm: str = "none") -> Reply:
+        """As an answer, counted."""
+        self._child(self.metrics.answers, arm, str(refusal.status)).inc()
+        return _reply(refusal.status, {"error": str(refusal)})
+
+    def _finished(self, exchange: Exchange, answer: Answer) -> None:
+        took = time.monotonic() - exchange.call.began
+        exchange.done(_passed_on(answer, exchange.call.request, exchange.arm))
+        # The answer is on its way before anything is counted: uvloop writes at the end of this turn.
+        self._loop.call_soon(self._after, exchange, answer, took)
+
+    def _after(self, exchange: Exchange, answer: Answer, took: float) -> None:
+        self._counted(exchange.arm, answer.status, took)
+        for mirror in exchange.decision.mirrors:
+            self._shown(mirror, exchange.call, exchange.decision)
+        self._kept(exchange, answer, took)
+
+    def _aside(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
+        """What has to wait, beside the loop's other work."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._defect(exchange, error)
+
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(ended)
+
+    def _guarded(
+        self,
+        first: Callable[[Exchange, Replica, Outcome], None],
+        exchange: Exchange,
+        replica: Replica,
+        outcome: Outcome,
+    ) -> None:
+        try:
+            first(exchange, replica, outcome)
+        except Exception as error:
+            self._defect(exchange, error)
+
+    def _defect(self, exchange: Exchange, error: BaseException) -> None:
+        """What nobody has thought of is told in the log, and not to whoever has asked."""
+        say("router: a defect:\n" + "".join(traceback.format_exception(error)))
+        words = "this request cannot be answered; the log says why"
+        exchange.done(self.refusal(Refusal(500, "defect", words), exchange.arm))
+
     def _decided(self, settings: Settings, call: Call, pinned: str | None) -> Decision:
         if pinned is not None:
             return Decision(pinned, None, None, (), f"{settings.stage}-pinned")
         if self.flags is not None:
-            key, attributes = call.user_in_clear or call.request, self._attributes(call)
+            key = call.user_in_clear or call.request
+            attributes = self._attributes(call) if self.flags.targets else {}
             if not self.flags.is_on(KILL, key, default=True, attributes=attributes):
                 raise Refusal(
                     503, "switched off", f"predictions of {self.view.model} are switched off by a flag"
@@ -418,27 +537,54 @@ class Router:
 
     # --- arms -----------------------------------------------------------------------------------------
 
-    async def _other(
-        self, arm: str, call: Call, decision: Decision, *, must: bool
-    ) -> tuple[Answer | None, list[Any] | None, str | None]:
-        """An arm that is not the champion: its answer and what it says, or None and what was wrong with it."""
-        tally, stage = self.shared.tally, decision.stage
-        tally.add(stage, arm, "requests")
-        breaker = self.fleet.breakers[arm]
-        if not must and not breaker.lets():
+    def _ask_other(self, exchange: Exchange) -> None:
+        """Ask an arm that is not the champion."""
+        arm, stage = exchange.decision.arm, exchange.decision.stage
+        self.shared.tally.add(stage, arm, "requests")
+        if not exchange.must and not self.fleet.breakers[arm].lets():
             self._erred(arm, stage, "diverted")
-            return None, None, "diverted"
-        began = time.monotonic()
-        answer, said, failed = await self._tried(arm, call, self._arm_within)
-        breaker.told(well=failed is None or failed.startswith("status 4"))
-        if failed is None:
-            tally.took(stage, arm, time.monotonic() - began)
-            return answer, said, None
-        if must and answer is not None:
-            return answer, None, None  # whoever asks for a version gets what that says
-        if not failed.startswith("status 4"):  # whether that was the arm's fault, the champion will tell
-            self._erred(arm, stage, failed)
-        return None, None, failed
+            self._stand_in(exchange, "diverted")
+            return
+        exchange.arm, exchange.began = arm, time.monotonic()
+        call, replica = exchange.call, self.fleet.next(arm)
+        told = partial(self._guarded, self._other_first, exchange, replica)
+        if not replica.pool.start(call.head, call.body, self._arm_within, told):
+            self._aside(exchange, self._other(exchange))
+
+    def _other_first(self, exchange: Exchange, replica: Replica, outcome: Outcome) -> None:
+        if isinstance(outcome, BrokenError) and not outcome.heard:
+            self._aside(exchange, self._other(exchange))  # it was closed while it was idle
+        else:
+            self._other_said(exchange, *self._judged(exchange.call, replica, outcome))
+
+    async def _other(self, exchange: Exchange) -> None:
+        self._other_said(exchange, *await self._tried(exchange.arm, exchange.call, self._arm_within))
+
+    def _other_said(
+        self, exchange: Exchange, answer: Answer | None, said: list[Any] | None, failed: str | None
+    ) -> None:
+        arm, stage = exchange.arm, exchange.decision.stage
+        if (breaker := self.fleet.breakers.get(arm)) is not None:
+            breaker.told(well=failed is None or failed.startswith("status 4"))
+        if failed is None and answer is not None:
+            self.shared.tally.took(stage, arm, time.monotonic() - exchange.began)
+            exchange.said = said
+            self._finished(exchange, answer)
+        elif exchange.must and answer is not None:
+            self._finished(exchange, answer)  # whoever asks for a version gets what that says
+        else:
+            assert failed is not None
+            if not failed.startswith("status 4"):  # whether that was the arm's fault, the champion will tell
+                self._erred(arm, stage, failed)
+            if exchange.must:
+                words = f"{arm} does not answer: {failed}"
+                exchange.done(self.refusal(Refusal(503, "version", words), arm))
+            else:
+                self._stand_in(exchange, failed)
+
+    def _stand_in(self, exchange: Exchange, failed: str) -> None:
+        exchange.failed = failed
+        self._ask_champion(exchange)
 
     def _erred(self, arm: str, stage: str, failed: str) -> None:
         reason = failed.split(":", 1)[0]
@@ -450,72 +596,101 @@ class Router:
         self, arm: str, call: Call, within: float
     ) -> tuple[Answer | None, list[Any] | None, str | None]:
         replica = self.fleet.next(arm)
+        outcome: Outcome
         try:
-            answer = await replica.pool.ask(call.head, call.body, within)
-        except TimeoutError:
+            outcome = await replica.pool.ask(call.head, call.body, within)
+        except (TimeoutError, BrokenError) as error:
+            outcome = error
+        return self._judged(call, replica, outcome)
+
+    def _judged(
+        self, call: Call, replica: Replica, outcome: Outcome
+    ) -> tuple[Answer | None, list[Any] | None, str | None]:
+        """Of an arm that is not the champion: its answer, what it says of each row, and what is wrong with it."""
+        if isinstance(outcome, TimeoutError):
             return None, None, "timeout"
-        except BrokenError as error:
+        if isinstance(outcome, BrokenError):
             self.fleet.unreachable(replica)
-            return None, None, f"connection: {error}"
-        if answer.status != 200:
-            return answer, None, f"status {answer.status}"
+            return None, None, f"connection: {outcome}"
+        if outcome.status != 200:
+            return outcome, None, f"status {outcome.status}"
         try:
-            return answer, outputs(answer, call.rows, is_plain=call.is_plain), None
+            return outcome, outputs(outcome, call.rows, is_plain=call.is_plain), None
         except InvalidError as error:
             return None, None, f"invalid: {error}"
 
-    async def _champion(self, arm: str, call: Call, decision: Decision, *, counts: bool) -> Answer:
+    def _ask_champion(self, exchange: Exchange) -> None:
+        """Ask the champion, who stands in if another arm has failed."""
+        champion = exchange.settings.champion
+        if champion not in self.fleet.arms:
+            champion = self.shared.settings.champion  # it has been replaced while the other was asked
+        exchange.arm, exchange.began = champion, time.monotonic()
+        counted = "requests" if exchange.counts else "stood_in"
+        self.shared.tally.add(exchange.decision.stage, champion, counted)
+        call, replica = exchange.call, self.fleet.next(champion)
+        told = partial(self._guarded, self._champion_first, exchange, replica)
+        left = call.began + self._answer_within - exchange.began
+        if not replica.pool.start(call.head, call.body, left, told):
+            self._aside(exchange, self._champion(exchange, None))
+
+    def _champion_first(self, exchange: Exchange, replica: Replica, outcome: Outcome) -> None:
+        if isinstance(outcome, Answer):
+            self._champion_said(exchange, outcome)
+            return
+        if isinstance(outcome, BrokenError) and outcome.heard:
+            self.fleet.unreachable(replica)
+        self._aside(exchange, self._champion(exchange, outcome))
+
+    async def _champion(self, exchange: Exchange, first: Outcome | None) -> None:
         """The champion's answer, whichever replica gives it, as long as there is time.
 
-        Raises:
-            Refusal: There is none.
+        Args:
+            exchange: The request.
+            first: What came of it when it was asked at once; None if it was not.
         """
-        tally, stage = self.shared.tally, decision.stage
-        tally.add(stage, arm, "requests" if counts else "stood_in")
-        began = time.monotonic()
+        call, arm = exchange.call, exchange.arm
         deadline = call.began + self._answer_within
-        words, status = "no replica can be reached", 503
-        while (left := deadline - time.monotonic()) > 0:
+        is_late = isinstance(first, TimeoutError)
+        while not is_late and (left := deadline - time.monotonic()) > 0:
             replica = self.fleet.next(arm)
             try:
                 answer = await replica.pool.ask(call.head, call.body, left)
             except TimeoutError:
-                words, status = f"no answer within {self._answer_within:g} s", 504
-                break
+                is_late = True
             except BrokenError:
                 # It was killed, or is not there yet: another may be, and it will be again.
                 self.fleet.unreachable(replica)
                 await asyncio.sleep(AGAIN if len(self.fleet.arms[arm]) == 1 else 0)
                 if all(one.until > time.monotonic() for one in self.fleet.arms[arm]):
                     await asyncio.sleep(AGAIN)
-                continue
-            if answer.status >= 500:
-                self._champion_erred(arm, stage, f"status {answer.status}", counts)
-            elif counts:
-                tally.took(stage, arm, time.monotonic() - began)
-            return answer
-        self._champion_erred(arm, stage, "timeout" if status == 504 else "connection", counts)
-        raise Refusal(status, "champion", f"{self.view.model}: {words}")
+            else:
+                self._champion_said(exchange, answer)
+                return
+        words, status = "no replica can be reached", 503
+        if is_late:
+            words, status = f"no answer within {self._answer_within:g} s", 504
+        self._champion_erred(exchange, "timeout" if is_late else "connection")
+        exchange.done(self.refusal(Refusal(status, "champion", f"{self.view.model}: {words}"), arm))
 
-    def _champion_erred(self, arm: str, stage: str, reason: str, counts: bool) -> None:
-        if counts:
-            self.shared.tally.add(stage, arm, "errors")
-            self.shared.tally.add(stage, arm, f"error {reason}")
+    def _champion_said(self, exchange: Exchange, answer: Answer) -> None:
+        if answer.status >= 500:
+            self._champion_erred(exchange, f"status {answer.status}")
+        elif exchange.counts:
+            took = time.monotonic() - exchange.began
+            self.shared.tally.took(exchange.decision.stage, exchange.arm, took)
+        self._finished(exchange, answer)
+
+    def _champion_erred(self, exchange: Exchange, reason: str) -> None:
+        if exchange.counts:
+            self.shared.tally.add(exchange.decision.stage, exchange.arm, "errors")
+            self.shared.tally.add(exchange.decision.stage, exchange.arm, f"error {reason}")
 
     # --- what follows an answer -----------------------------------------------------------------------
 
-    def _kept(
-        self,
-        settings: Settings,
-        call: Call,
-        decision: Decision,
-        arm: str,
-        answer: Answer,
-        said: list[Any] | None,
-        failed: str | None,
-        took: float,
-    ) -> None:
+    def _kept(self, exchange: Exchange, answer: Answer, took: float) -> None:
         """Whose answer it was, for the outcome that may come; users; the log."""
+        settings, call, decision = exchange.settings, exchange.call, exchange.decision
+        arm, said, failed = exchange.arm, exchange.said, exchange.failed
         tally, kpi = self.shared.tally, settings.plan.kpi
         if failed is not None and failed.startswith("status 4") and answer.status < 400:
             self._erred(decision.arm, decision.stage, failed)
@@ -554,7 +729,7 @@ class Router:
 
     def _child(self, metric: Any, arm: str, other: str) -> Any:
         """A metric's child; to look one up by its labels costs more than to count."""
-        key = (f"{id(metric)}{arm}{other}", 0)
+        key = f"{id(metric)}{arm}{other}"
         found = self._children.get(key)
         if found is None:
             found = self._children[key] = metric.labels(arm, other) if other else metric.labels(arm)
@@ -612,7 +787,7 @@ class Router:
             else:
                 await self._asked(send, arm, path)
         elif path == "/v2/health/live":
-            await _said(send, 200, {"live": True})
+            await _sent(send, _reply(200, {"live": True}))
         elif path == "/v2/health/ready" or (
             method == "GET" and (path == "/v2" or path.startswith(self._of_model))
         ):
@@ -636,7 +811,7 @@ class Router:
         except (BrokenError, TimeoutError):
             await self._refused(send, Refusal(503, "champion", f"{arm} does not answer"))
             return
-        await _sent(send, answer, None, arm)
+        await _sent(send, _passed_on(answer, None, arm))
 
     async def _outcomes(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
@@ -647,37 +822,51 @@ class Router:
         except Refusal as refusal:
             await self._refused(send, refusal)
             return
-        await _said(send, status, told)
+        await _sent(send, _reply(status, told))
 
-    async def _refused(self, send: Send, refusal: Refusal, arm: str = "none") -> None:
-        self._child(self.metrics.answers, arm, str(refusal.status)).inc()
-        await _said(send, refusal.status, {"error": str(refusal)})
+    async def _refused(self, send: Send, refusal: Refusal) -> None:
+        await _sent(send, self.refusal(refusal))
+
+    def require_key(self, headers: Headers) -> None:
+        """Let in whoever has a key, or everyone where none is asked for.
+
+        Raises:
+            Refusal: There is none, or it is nobody's.
+        """
+        if self.keys is None:
+            return
+        key = presented(headers)
+        if key is None or self.keys.holder(key) is None:
+            raise Refusal(401, "key", "a key is missing, or is none that is known here")
 
 
 # --- bytes ------------------------------------------------------------------------------------------
 
 
-async def _sent(send: Send, answer: Answer, request: str | None, arm: str) -> None:
+def _passed_on(answer: Answer, request: str | None, arm: str) -> Reply:
     headers = [
-        (b"content-type", answer.headers.get(b"content-type", b"application/json")),
+        (b"content-type", answer.headers.get(b"content-type", JSON)),
         (b"content-length", b"%d" % len(answer.body)),
         (b"x-arm", arm.encode()),
     ]
     if request is not None:
         headers.append((b"x-request-id", request.encode("latin-1")))
     headers += [(name, answer.headers[name]) for name in CARRIED if name in answer.headers]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
+    return Reply(answer.status, headers, answer.body)
 
 
-async def _said(send: Send, status: int, told: Any) -> None:
+def _reply(status: int, told: Any) -> Reply:
     body = orjson.dumps(told)
-    headers = [JSON, (b"content-length", b"%d" % len(body))]
+    headers = [(b"content-type", JSON), (b"content-length", b"%d" % len(body))]
     if status == 503:
         headers.append((b"retry-after", b"1"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    return Reply(status, headers, body)
+
+
+async def _sent(send: Send, reply: Reply) -> None:
+    await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
+    await send({"type": "http.response.body", "body": reply.body})
 
 
 async def _nowhere(scope: Scope, _: Receive, send: Send) -> None:
-    await _said(send, 404, {"error": f"there is no {scope['path']}"})
+    await _sent(send, _reply(404, {"error": f"there is no {scope['path']}"}))

@@ -11,15 +11,13 @@ import socket
 import tempfile
 from pathlib import Path
 
-import uvicorn
-
 from penstock.config.rollout import Rollout
 from penstock.console import say
 from penstock.errors import PenstockError
 from penstock.http_serving import (
-    GRACE,
     Beat,
     Server,
+    configured,
     is_loopback,
     listening,
     many_files,
@@ -97,7 +95,9 @@ async def _run(view: Rollout, sock: socket.socket, beat: Beat) -> int:
     # Prometheus looks for the folder that processes share when it is imported, so: now.
     from prometheus_client import CollectorRegistry
 
+    from penstock.http_direct import direct
     from penstock.rollout.back import create_back
+    from penstock.rollout.protocol import Direct
     from penstock.rollout.records import Records
     from penstock.rollout.router import Router
 
@@ -120,19 +120,8 @@ async def _run(view: Rollout, sock: socket.socket, beat: Beat) -> int:
         registry=registry,
     )
     limits = view.router
-    protocol = patient(limits.timeouts.body.total_seconds(), limits.connections)
-    config = uvicorn.Config(
-        app,
-        http=protocol,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=int(limits.timeouts.idle.total_seconds()),
-        timeout_graceful_shutdown=GRACE,
-    )
+    protocol = patient(limits.timeouts.body.total_seconds(), limits.connections, direct(Direct(app)))
+    config = configured(app, protocol, limits.timeouts.idle.total_seconds())
     server = Server(config)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -16,7 +16,7 @@ from penstock.config.rollout import Rollout
 from penstock.errors import PenstockError
 from penstock.rollout.answers import InvalidError, outputs
 from penstock.rollout.settings import Settings, addresses
-from penstock.rollout.upstream import Answer
+from penstock.rollout.upstream import Answer, predictor_key
 
 __all__ = ["is_ready", "sample_answered", "sample_row", "smoke"]
 
@@ -26,20 +26,23 @@ PATIENCE = 30.0  # until it is ready
 
 
 def _asked(
-    url: str, method: str, path: str, body: Any = None, seconds: float = SECONDS
+    url: str, method: str, path: str, body: Any = None, seconds: float = SECONDS, key: str | None = None
 ) -> tuple[int, dict[str, str], bytes]:
     parts = urlsplit(url)
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    if body is not None:
+        headers["content-type"] = "application/json"
     with closing(http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=seconds)) as c:
         content = None if body is None else json.dumps(body).encode()
-        c.request(method, path, content, {"content-type": "application/json"} if content else {})
+        c.request(method, path, content, headers)
         answer = c.getresponse()
         return answer.status, {key.lower(): value for key, value in answer.getheaders()}, answer.read()
 
 
-def is_ready(url: str, model: str) -> bool:
+def is_ready(url: str, model: str, key: str | None = None) -> bool:
     """Whether a predictor says that it is."""
     try:
-        return _asked(url, "GET", f"/v2/models/{model}/ready", seconds=READY)[0] == 200
+        return _asked(url, "GET", f"/v2/models/{model}/ready", seconds=READY, key=key)[0] == 200
     except (OSError, http.client.HTTPException):
         return False
 
@@ -78,30 +81,31 @@ def smoke(view: Rollout, settings: Settings, arm: str, requests: int, root: Path
     Raises:
         PenstockError: One is not ready, or does not answer as it should.
     """
-    model = view.model
+    model, key = view.model, predictor_key(view.router)
     artifact = settings.plan.arms[arm].artifact
     version = None
     for url in addresses(settings, view.ports)[arm]:
         ends = time.monotonic() + PATIENCE
-        while not is_ready(url, model):
+        while not is_ready(url, model, key):
             if time.monotonic() > ends:
                 raise PenstockError(
                     f"{arm}: {url} is not ready with {model}", hint="see what it says where `rollout up` runs"
                 )
             time.sleep(0.1)
         if artifact is not None:
-            version = _answers(url, model, arm, root / artifact, requests)
+            version = _answers(url, model, arm, root / artifact, requests, key)
     return version
 
 
-def _answers(url: str, model: str, arm: str, folder: Path, requests: int) -> str:
+def _answers(url: str, model: str, arm: str, folder: Path, requests: int, key: str | None = None) -> str:
     from penstock.artifact.manifest import read
 
     manifest = read(folder)
     row = sample_row(manifest.columns)
     for _ in range(requests):
         try:
-            status, headers, body = _asked(url, "POST", f"/v1/models/{model}/predict", {"rows": [row]})
+            path = f"/v1/models/{model}/predict"
+            status, headers, body = _asked(url, "POST", path, {"rows": [row]}, key=key)
             if status != 200:
                 raise InvalidError(f"status {status}: {body[:300].decode('utf-8', 'replace')}")
             outputs(Answer(status, {}, body), 1, is_plain=True)

@@ -46,6 +46,7 @@ class Router(View):
         None  # a file of clients' keys, hashed: `penstock rollout keys`; None on 127.0.0.1 only
     )
     operators: str | None = None  # the same, of those who may change the rollout
+    predictor_key: str | None = None  # that predictors elsewhere ask for: ${secret:NAME}
     flags: str | None = None  # a file of feature flags, in flagd's format
     body_bytes: Count = 4_194_304
     answer_bytes: Count = 16_777_216

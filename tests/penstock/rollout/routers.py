@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from prometheus_client import CollectorRegistry
 
 from penstock.config.rollout import Plan, Rollout
-from penstock.http_serving import Server, listening
+from penstock.http_direct import direct
+from penstock.http_serving import Server, configured, listening
 from penstock.rollout import settings as rules
 from penstock.rollout.audit import Intent
 from penstock.rollout.back import create_back
 from penstock.rollout.controller import Controller
+from penstock.rollout.protocol import Direct
 from penstock.rollout.router import Router
 from penstock.rollout.settings import Settings
 from penstock.rollout.shared import Shared
@@ -119,7 +120,7 @@ async def running(view: Rollout, **parts: Any) -> AsyncIterator[Running]:
     shared = Shared(view, settings)
     registry = CollectorRegistry()
     router = Router(view, shared, back=create_back(view, shared, registry), registry=registry, **parts)
-    server = Server(uvicorn.Config(router, lifespan="off", log_config=None, access_log=False))
+    server = Server(configured(router, direct(Direct(router)), 5.0))
     sock = listening("127.0.0.1", 0, "router")
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
     client = Pool(url, 64, 10_000_000)

@@ -19,12 +19,15 @@ class Predictor:
     Attributes:
         version: That it says it is.
         mood: ok, hang, crash (breaks the connection), nan, shape, error (500), slow, refuse (422), garbage.
+        seconds: That it takes where it is slow.
+        key: That it asks for.
         asked: Ids of the requests that came.
     """
 
     version: str = "v1"
     mood: str = "ok"
     seconds: float = 0.05
+    key: str | None = None
     probability: float = 0.7
     asked: list[str] = field(default_factory=list)
     port: int = 0
@@ -85,7 +88,7 @@ class _Protocol(asyncio.Protocol):
         self._new()
 
     def _new(self) -> None:
-        self.path, self.body, self.id = "", b"", ""
+        self.path, self.body, self.id, self.key = "", b"", "", None
         self.parser = httptools.HttpRequestParser(self)
 
     def connection_lost(self, _: Exception | None) -> None:
@@ -100,6 +103,8 @@ class _Protocol(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() == b"x-request-id":
             self.id = value.decode()
+        if name.lower() == b"authorization":
+            self.key = value.decode().removeprefix("Bearer ")
 
     def on_body(self, body: bytes) -> None:
         self.body += body
@@ -122,6 +127,8 @@ class _Protocol(asyncio.Protocol):
 
     def _say(self, path: str, told: Any) -> None:
         status, body = self.of.answer(path, told)
+        if self.key != self.of.key and not path.endswith("/live"):
+            status, body = 401, b'{"error": "a key is missing"}'
         head = (
             f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
             f"x-model-version: {self.of.version}\r\n\r\n"

@@ -55,6 +55,67 @@ def test_a_client_cannot_tell_it_from_a_predictor(tmp_path):
     run(test)
 
 
+def test_requests_that_come_before_the_answer_are_answered_in_order(tmp_path):
+    async def test():
+        async with (
+            predictors("a", a="slow") as found,
+            running(declaration(tmp_path, urls(found, "a"), SINGLE)) as it,
+        ):
+            host = it.url.removeprefix("http://")
+            reader, writer = await asyncio.open_connection(*host.split(":"))
+            body = json.dumps({"rows": [{"tenure": 1}]})
+            for number in range(3):
+                writer.write(
+                    f"POST /v1/models/m/predict HTTP/1.1\r\nhost: {host}\r\nx-request-id: r-{number}\r\n"
+                    f"content-length: {len(body)}\r\n\r\n{body}".encode()
+                )
+            for number in range(3):
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200")
+                assert f"x-request-id: r-{number}\r\n".encode() in head
+                length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+                assert b"probability" in await reader.readexactly(length)
+            writer.close()
+
+    run(test)
+
+
+def test_predictors_elsewhere_are_told_the_key_that_they_ask_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREDICTOR_KEY", "of-the-predictor")
+
+    async def test():
+        async with predictors("a") as found:
+            found["a"].key = "of-the-predictor"
+            without = declaration(tmp_path, urls(found, "a"), SINGLE)
+            async with running(without) as it:
+                assert (await it.predict()).status == 401
+            view = declaration(
+                tmp_path, urls(found, "a"), SINGLE, router={"predictor_key": "${secret:PREDICTOR_KEY}"}
+            )
+            async with running(view) as it:
+                assert (await it.predict()).status == 200
+                assert (await it.get("/v2/models/m")).status == 200
+                await until(lambda: it.router.versions == {"a": "a"})
+            assert "of-the-predictor" not in str(view)
+
+    run(test)
+
+
+def test_a_request_that_meets_a_defect_is_answered_and_the_log_says_why(tmp_path, monkeypatch, capsys):
+    async def test():
+        async with predictors("a") as found, running(declaration(tmp_path, urls(found, "a"), SINGLE)) as it:
+            await it.predict()
+            monkeypatch.setattr(it.router.fleet, "next", lambda _: 1 // 0)
+            answer = await it.predict()
+            assert answer.status == 500
+            assert b"ZeroDivisionError" not in answer.body
+            monkeypatch.undo()
+            assert (await it.predict()).status == 200
+
+    run(test)
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
 def test_what_is_too_large_is_refused(tmp_path):
     async def test():
         view_of = lambda found: declaration(tmp_path, urls(found, "a"), SINGLE, router={"body_bytes": 500})  # noqa: E731

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import struct
 
 import pytest
@@ -19,9 +20,10 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 @contextlib.asynccontextmanager
 async def server(*turns):
     """Answers each request of a connection with the next bytes; None breaks it off, a number waits."""
-    seen = []
+    seen, handlers = [], []
 
     async def serve(reader, writer):
+        handlers.append(asyncio.current_task())
         seen.append([])
         mine = list(turns)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -49,6 +51,7 @@ async def server(*turns):
         pool.close()
         found.close()
         await found.wait_closed()
+        await asyncio.wait_for(asyncio.gather(*handlers), 5)
 
 
 def test_a_connection_is_used_again_and_bodies_may_come_in_chunks():
@@ -129,6 +132,78 @@ def test_nobody_listens():
         pool = Pool("http://127.0.0.1:1", 2, 1000)
         with pytest.raises(BrokenError):
             await pool.ask(HEAD, b"", 5)
+
+    run(test)
+
+
+def test_where_no_connection_comes_about_in_time_nobody_was_asked():
+    """As against one who was asked and did not answer."""
+
+    async def test():
+        with socket.socket() as full:
+            full.bind(("127.0.0.1", 0))
+            full.listen(0)
+            waiting = []
+            try:
+                for _ in range(4):  # what waits to be accepted fills it up
+                    one = socket.socket()
+                    one.setblocking(False)
+                    one.connect_ex(full.getsockname())
+                    waiting.append(one)
+                pool = Pool(f"http://127.0.0.1:{full.getsockname()[1]}", 2, 1000)
+                with pytest.raises(BrokenError, match="no connection in time"):
+                    await pool.ask(HEAD, b"", 0.1)
+                assert pool.busy == 0
+            finally:
+                for one in waiting:
+                    one.close()
+
+    run(test)
+
+
+def test_a_second_answer_is_not_the_next_requests():
+    async def test():
+        wrong = OK.replace(b"ok", b"no")
+        async with server(OK + wrong, OK) as (pool, seen):
+            assert (await pool.ask(HEAD, b"1", 5)).body == b"ok"
+            assert (await pool.ask(HEAD, b"2", 5)).body == b"ok"
+            assert seen == [[b"1"], [b"2"]]
+
+    run(test)
+
+
+def test_who_asks_at_once_is_told_the_same_as_who_waits():
+    async def test():
+        loop = asyncio.get_running_loop()
+
+        def started(pool, seconds=5.0):
+            told = loop.create_future()
+            assert pool.start(HEAD, b"2", seconds, told.set_result)
+            assert pool.busy == 1
+            return told
+
+        async with server(OK, OK) as (pool, seen):
+            assert not pool.start(HEAD, b"0", 5, print), "there is no connection yet"
+            await pool.ask(HEAD, b"1", 5)
+            assert (await started(pool)).body == b"ok"
+            assert seen == [[b"1", b"2"]]
+            assert pool.busy == 0
+        for turn, heard in ((None, False), (b"HTTP/1.1 200 OK\r\ncontent-le", True)):
+            async with server(OK, *([turn] if turn is None else [turn, None])) as (pool, _):
+                await pool.ask(HEAD, b"1", 5)
+                told = started(pool, 5.0 if turn is None else 0.2)
+                outcome = await told
+                if turn is None:
+                    assert isinstance(outcome, BrokenError)
+                    assert outcome.heard is heard
+                else:
+                    assert isinstance(outcome, TimeoutError)
+                assert pool.busy == 0
+        async with server(OK, 0.3) as (pool, _):
+            await pool.ask(HEAD, b"1", 5)
+            assert isinstance(await started(pool, 0.05), TimeoutError)
+            assert pool.busy == 0
+            assert (await pool.ask(HEAD, b"3", 5)).body == b"ok", "what comes too late is nobody's"
 
     run(test)
 
