@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from penstock.console import say
 from penstock.errors import PenstockError
+
+if TYPE_CHECKING:
+    from penstock.maintenance.incidents import Incidents, What
+    from penstock.maintenance.run import Maintaining
 
 __all__ = ["maintain"]
 
@@ -54,13 +58,197 @@ def run(
 
 
 @maintain.command()
-def incidents(name: Name) -> None:
-    """All incidents, the latest last."""
-    from penstock.maintenance.incidents import Incidents
+def watch(
+    name: Name,
+    overrides: Overrides = None,
+    every: Annotated[float, typer.Option(min=1.0, help="Seconds from one round to the next.")] = 3600.0,
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="[ADDRESS:]PORT where Prometheus may ask, such as 9109; of the monitor, too."),
+    ] = None,
+) -> None:
+    """Monitor and maintain again and again until Ctrl-C, where no scheduler does. What goes wrong once is told, and tried again."""
+    import contextlib
+    import signal
+    import threading
 
-    for one in Incidents(Path(".penstock/maintenance") / name / "incidents.jsonl").all():
+    from penstock.maintenance.metrics import exposition
+    from penstock.maintenance.run import Maintaining, declared
+    from penstock.metrics_serving import serving
+    from penstock.monitoring.metrics import exposition as of_monitor
+    from penstock.reproducible import pin_numerics
+    from penstock.storage import write_bytes
+
+    pin_numerics()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    told = [b""]
+    with contextlib.ExitStack() as stack:
+        if metrics is not None:
+            port = stack.enter_context(serving(metrics, lambda: told[0]))
+            say(f"metrics on port {port}")
+        while not stop.is_set():
+            try:
+                maintaining = Maintaining(name, declared(name, overrides or []))  # anew: it may have changed
+                try:
+                    _round(name, maintaining)
+                finally:
+                    monitoring = maintaining.monitoring
+                    mine = exposition(name, maintaining.policy, monitoring, datetime.now(UTC))
+                    write_bytes(maintaining.folder / "metrics.prom", mine)
+                    alerting = {maintaining.policy.monitor: monitoring.view.alerting}
+                    told[0] = mine + of_monitor(Path(), alerting)
+            except PenstockError as error:
+                say(f"maintain {name}: {error}; tried again in {every:.0f} s")
+            stop.wait(every)
+
+
+def _round(name: str, maintaining: Maintaining) -> None:
+    """Monitor, decide and act once, and print what was written down."""
+    before = len(maintaining.incidents.entries())
+    try:
+        maintaining.monitoring.run(datetime.now(UTC))
+        action = maintaining.run()
+        say(f"maintain {name}: {action.why or 'nothing is to be done'}")
+    finally:
+        for entry in maintaining.incidents.entries()[before:]:
+            print(f"{entry.at:%Y-%m-%d %H:%M:%S} {entry.what:<13}{_one_line(entry.words)}", flush=True)
+
+
+@maintain.command()
+def status(name: Name) -> None:
+    """What holds, what would be done, and how much error budget is left; exit code 1 while an incident is open."""
+    from penstock.maintenance.run import Maintaining, declared
+    from penstock.maintenance.service_level import level
+
+    policy = declared(name)
+    maintaining = Maintaining(name, policy)
+    now = datetime.now(UTC)
+    every = maintaining.incidents.all()
+    trained = [entry.at for one in every for entry in one.entries if entry.what == "retrained"]
+    print(f"{'retrained':<18}{f'{max(trained):%Y-%m-%d %H:%M} UTC' if trained else 'not yet'}")
+    log, model = maintaining.monitoring.requests, maintaining.monitoring.view.model
+    objective = policy.objective
+    budget = level(log, model, now - objective.window, now, objective)
+    print(f"{'error budget':<18}{budget.left:.1%} left, of {budget.requests} requests")
+    print(f"{'next':<18}{maintaining.decided().why or 'nothing is to be done'}")
+    opened = [one for one in every if one.closed is None]
+    for one in opened:
+        seen = f"acknowledged {one.acknowledged:%H:%M}" if one.acknowledged else "not acknowledged"
+        print(f"{'open':<18}{one.id} since {one.opened:%Y-%m-%d %H:%M} UTC, {seen}: {one.entries[0].words}")
+    if opened:
+        raise typer.Exit(1)
+
+
+@maintain.command()
+def incidents(name: Name) -> None:
+    """All incidents, the latest last; exit code 1 if the log is not what was written."""
+    log = _log(name)
+    for one in log.all():
         ended = f"{one.closed:%Y-%m-%d %H:%M}" if one.closed else "open"
         print(f"{one.id}  {one.opened:%Y-%m-%d %H:%M} … {ended}  {one.outcome:<12}{', '.join(one.causes)}")
+    if (broken := log.broken()) is not None:
+        say(f"{log.path}:{broken}: this is not what was written; a backup has it")
+        raise typer.Exit(1)
+
+
+Why = Annotated[str, typer.Argument(help="For whoever reads it later.")]
+Who = Annotated[str, typer.Option(help="[default: the user]")]
+Which = Annotated[
+    str | None, typer.Option("--incident", help="Its id, or how that begins. [default: the open one]")
+]
+
+
+@maintain.command("open")
+def begin(
+    name: Name,
+    why: Why,
+    down: Annotated[
+        bool, typer.Option("--down", help="Users have no good answers: it counts against availability.")
+    ] = False,
+    who: Who = "",
+) -> None:
+    """Open an incident by hand. Until you close it, maintenance begins nothing by itself."""
+    from penstock.maintenance.incidents import OPERATOR, Entry
+
+    log, now = _log(name), datetime.now(UTC)
+    found = [one.id for one in log.all() if one.closed is None]
+    if found:
+        raise PenstockError(
+            f"incident {found[0]} is open", hint=f"penstock maintain ack {name} …, and close it"
+        )
+    entry = Entry(
+        incident=f"{now:%Y%m%dT%H%M%S%f}-{OPERATOR}",
+        at=now,
+        what="opened",
+        kind="corrective",
+        causes=(OPERATOR,),
+        down=down,
+        words=why,
+        who=_person(who),
+    )
+    log.append(entry)
+    say(f"{entry.incident} is open")
+
+
+@maintain.command()
+def ack(name: Name, why: Why = "", incident: Which = None, who: Who = "") -> None:
+    """Say that you look after an incident."""
+    _by_hand(name, incident, "acknowledged", why, who)
+
+
+@maintain.command()
+def close(name: Name, why: Why, incident: Which = None, who: Who = "") -> None:
+    """Close an incident by hand, and say how it ended."""
+    _by_hand(name, incident, "closed", why, who)
+
+
+def _by_hand(name: str, incident: str | None, what: What, why: str, who: str) -> None:
+    from penstock.maintenance.incidents import Entry
+
+    log = _log(name)
+    found = log.open_one(incident)
+    if what == "closed" and not found.is_of_operator and not found.is_handed_over:
+        raise PenstockError(
+            f"{found.id}: a round is at it, and closes it itself",
+            hint="if that was killed, the next round closes it: penstock maintain run",
+        )
+    log.append(
+        Entry(
+            incident=found.id,
+            at=datetime.now(UTC),
+            what=what,
+            kind=found.kind,
+            causes=found.causes,
+            words=why,
+            who=_person(who),
+        )
+    )
+    say(f"{found.id}: {what}")
+
+
+def _log(name: str) -> Incidents:
+    from penstock.maintenance.incidents import Incidents
+    from penstock.maintenance.run import declared
+
+    declared(name)  # a name that is misspelt has no log, which would look as if all were well
+    return Incidents(Path(".penstock/maintenance") / name / "incidents.jsonl")
+
+
+def _person(who: str) -> str:
+    import getpass
+
+    from penstock.maintenance.incidents import ITSELF
+
+    found = who or getpass.getuser()
+    if found == ITSELF:
+        raise PenstockError(f"--who {ITSELF}: that is the program's name", hint="give your own")
+    return found
+
+
+def _one_line(words: str) -> str:
+    return " ".join(words.split())
 
 
 @maintain.command()

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from penstock.config.base import View
 from penstock.errors import PenstockError
+from penstock.hash_chain import GENESIS, digest
 
-__all__ = ["Entry", "Incident", "Incidents", "incidents_of"]
+__all__ = ["ITSELF", "OPERATOR", "Entry", "Incident", "Incidents", "incidents_of"]
 
 Kind = Literal["preventive", "condition", "corrective"]
 What = Literal[
-    "opened", "rolled_back", "retrained", "compared", "handed_over", "promoted", "kept", "failed", "closed"
-]
+    "opened", "acknowledged", "rolled_back", "retrained", "compared", "handed_over", "promoted", "kept", "failed",
+    "closed",
+]  # fmt: skip
+ITSELF = "maintenance"  # who, where no person has done it
+OPERATOR = "operator"  # cause of an incident that a person has opened
 
 
 class Entry(View):
@@ -34,6 +39,7 @@ class Entry(View):
         down: Whether users had no good answers meanwhile; what availability is counted by.
         words: For people.
         figures: What was measured: ``seconds`` of a retraining; ``gain``, ``holdout_gain`` of a comparison.
+        who: Has done it.
     """
 
     incident: str
@@ -44,6 +50,7 @@ class Entry(View):
     down: bool = False
     words: str = ""
     figures: dict[str, float] = Field(default_factory=dict)
+    who: str = ITSELF
 
 
 class Incident(View):
@@ -70,7 +77,18 @@ class Incident(View):
     @property
     def outcome(self) -> What:
         """The last thing that happened before it was closed."""
-        return next((one.what for one in reversed(self.entries) if one.what != "closed"), "opened")
+        asides = {"closed", "acknowledged"}
+        return next((one.what for one in reversed(self.entries) if one.what not in asides), "opened")
+
+    @property
+    def is_of_operator(self) -> bool:
+        """Whether a person has opened it, who will close it."""
+        return self.entries[0].who != ITSELF
+
+    @property
+    def acknowledged(self) -> datetime | None:
+        """When a person first said that they look after it."""
+        return next((one.at for one in self.entries if one.what == "acknowledged"), None)
 
     @property
     def is_handed_over(self) -> bool:
@@ -98,7 +116,7 @@ def incidents_of(entries: Iterable[Entry]) -> list[Incident]:
 
 
 class Incidents:
-    """The log of one model: JSON lines, each on the disk before it counts.
+    """The log of one model: JSON lines, each on the disk before it counts, each with the hash of the one before.
 
     Args:
         path: Of the file; made with the first entry.
@@ -108,12 +126,42 @@ class Incidents:
         self.path = path
 
     def append(self, entry: Entry) -> None:
-        """Append an entry."""
+        """Append an entry. What a crash has left of a last line goes."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry.model_dump(mode="json"), ensure_ascii=False) + "\n")
+        with self.path.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # people write, too
+            file.seek(0)
+            content = file.read()
+            whole = content[: content.rfind(b"\n") + 1]
+            if len(whole) < len(content):
+                file.truncate(len(whole))
+            line = entry.model_dump(mode="json") | {"previous": _last_hash(whole)}
+            line["hash"] = digest(line)
+            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def _lines(self) -> list[dict[str, Any]]:
+        """All lines. A last one that a crash has cut short is left out.
+
+        Raises:
+            PenstockError: Another is none.
+        """
+        if not self.path.is_file():
+            return []
+        texts = self.path.read_text(encoding="utf-8").split("\n")
+        found = []
+        for number, text in enumerate(texts[:-1], 1):
+            try:
+                line = json.loads(text)
+                Entry.model_validate({key: line[key] for key in line.keys() - {"previous", "hash"}})
+            except (ValueError, AttributeError, TypeError) as error:
+                raise PenstockError(
+                    f"{self.path}:{number}: no entry of an incident log",
+                    hint="put the line right from a backup: penstock maintain restore",
+                ) from error
+            found.append(line)
+        return found
 
     def entries(self) -> list[Entry]:
         """All entries. A last line that a crash has cut short is left out.
@@ -121,24 +169,50 @@ class Incidents:
         Raises:
             PenstockError: Another line is none.
         """
-        if not self.path.is_file():
-            return []
-        lines = self.path.read_text(encoding="utf-8").split("\n")
-        found = []
-        for number, line in enumerate(lines, 1):
-            if not line:
-                continue
-            try:
-                found.append(Entry.model_validate_json(line))
-            except ValidationError as error:
-                if number == len(lines):
-                    break
-                raise PenstockError(
-                    f"{self.path}:{number}: no entry of an incident log",
-                    hint="put the line right; it is JSON",
-                ) from error
-        return found
+        return [
+            Entry.model_validate(
+                {key: value for key, value in line.items() if key not in {"previous", "hash"}}
+            )
+            for line in self._lines()
+        ]
+
+    def broken(self) -> int | None:
+        """The number of the first line that is not what was written; None if all are.
+
+        Raises:
+            PenstockError: A line is no entry.
+        """
+        previous = GENESIS
+        for number, line in enumerate(self._lines(), 1):
+            told = line.pop("hash", None)
+            if line.get("previous") != previous or told != digest(line):
+                return number
+            previous = told
+        return None
 
     def all(self) -> list[Incident]:
         """Incidents in the order in which they were opened."""
         return incidents_of(self.entries())
+
+    def open_one(self, name: str | None = None) -> Incident:
+        """An incident that is open.
+
+        Args:
+            name: Its id, or how that begins; None: the one that is open.
+
+        Raises:
+            PenstockError: There is none, or there are several.
+        """
+        found = [one for one in self.all() if one.closed is None and one.id.startswith(name or "")]
+        if len(found) != 1:
+            there = ", ".join(one.id for one in found) or "none"
+            raise PenstockError(
+                f"{self.path}: no incident {name or 'is named'}: open there: {there}",
+                hint="penstock maintain incidents NAME lists them",
+            )
+        return found[0]
+
+
+def _last_hash(content: bytes) -> str:
+    last = content.rstrip(b"\n").rpartition(b"\n")[2]
+    return str(json.loads(last).get("hash", GENESIS)) if last else GENESIS

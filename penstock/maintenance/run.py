@@ -293,7 +293,7 @@ class Maintaining:
     def _close_interrupted(self) -> None:
         """What was open when a run was killed: nobody else is at it, as we hold the lock."""
         for incident in self.incidents.all():
-            if incident.closed is None and not incident.is_handed_over:
+            if incident.closed is None and not incident.is_handed_over and not incident.is_of_operator:
                 action = Action(incident.kind, incident.causes)
                 self._write(incident.id, action, "failed", "the run was interrupted")
                 self._write(incident.id, action, "closed", "whatever was not promoted is gone")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["GENESIS", "Entry", "Intent", "broken", "chained"]
+from penstock.hash_chain import GENESIS, digest
 
-GENESIS = "0" * 64
+__all__ = ["Entry", "Intent", "broken", "chained"]
 
 
 @dataclass(frozen=True)
@@ -59,11 +57,6 @@ class Entry:
         return asdict(self)
 
 
-def _digest(content: dict[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def chained(last: Entry | None, time: str, intent: Intent, before: Any, after: Any) -> Entry:
     """The entry that follows the last one."""
     content = {
@@ -76,7 +69,7 @@ def chained(last: Entry | None, time: str, intent: Intent, before: Any, after: A
         "after": after,
         "previous": GENESIS if last is None else last.hash,
     }
-    return Entry(**content, hash=_digest(content))
+    return Entry(**content, hash=digest(content))
 
 
 def broken(entries: Sequence[Entry], *, whole: bool = True) -> int | None:
@@ -91,8 +84,8 @@ def broken(entries: Sequence[Entry], *, whole: bool = True) -> int | None:
         first, previous = entries[0].number, entries[0].previous
     for at, entry in enumerate(entries, first):
         content = entry.dump()
-        digest = content.pop("hash")
-        if entry.number != at or entry.previous != previous or digest != _digest(content):
+        told = content.pop("hash")
+        if entry.number != at or entry.previous != previous or told != digest(content):
             return at
-        previous = digest
+        previous = told
     return None

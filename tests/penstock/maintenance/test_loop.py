@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
+from urllib.request import urlopen
 
 import polars as pl
 import pytest
@@ -16,7 +18,9 @@ from penstock.maintenance.run import Maintaining, declared
 from penstock.monitoring.run import Monitoring
 from penstock.monitoring.run import declared as monitor_declared
 from tests.penstock.monitoring.answering import ROWS, START, Log, rows, write_repository
+from tests.servers.programs import free_port, until
 
+ROOT = Path(__file__).parents[3]
 LATER = START + timedelta(days=1)
 
 # What a graph would do in minutes: learn the slope from fresh rows.
@@ -136,3 +140,75 @@ def test_what_was_interrupted_is_closed_by_the_next_run(tmp_path, monkeypatch):
     (incident,) = loop.incidents.all()
     assert incident.outcome == "failed"
     assert incident.closed is not None
+
+
+def told(root: Path, *arguments: str) -> tuple[int, str]:
+    """A command of `penstock maintain` there; its exit code, and what it says."""
+    command = [sys.executable, "-m", "penstock.cli", "maintain", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_while_a_person_is_at_it_nothing_begins_by_itself(tmp_path, monkeypatch):
+    root = repository(tmp_path, "better")
+    monkeypatch.chdir(root)
+    turned(root)
+    before = version(root)
+    assert told(root, "status", "toy")[0] == 0
+    assert told(root, "open", "toy", "the shop says nothing", "--down", "--who", "ada")[0] == 0
+    assert told(root, "open", "toy", "twice")[0] == 2
+    assert maintaining(root).run().kind is None
+    code, words = told(root, "status", "toy")
+    assert code == 1
+    assert "the shop says nothing" in words
+    assert "not acknowledged" in words
+    assert told(root, "ack", "toy", "looking", "--who", "ben")[0] == 0
+    assert "not acknowledged" not in told(root, "status", "toy")[1]
+    assert told(root, "close", "toy", "it was the network", "--who", "maintenance")[0] == 2
+    assert told(root, "close", "toy", "it was the network", "--who", "ada")[0] == 0
+    assert told(root, "close", "toy", "again")[0] == 2
+    loop = maintaining(root)
+    (incident,) = loop.incidents.all()
+    assert [(one.what, one.who) for one in incident.entries] == [
+        ("opened", "ada"),
+        ("acknowledged", "ben"),
+        ("closed", "ada"),
+    ]
+    assert incident.down
+    assert version(root) == before
+    assert told(root, "incidents", "toy")[0] == 0
+    log = loop.incidents.path
+    log.write_text(log.read_text().replace("it was the network", "it was the model"))
+    code, words = told(root, "incidents", "toy")
+    assert code == 1
+    assert "incidents.jsonl:3" in words
+    assert told(root, "incidents", "tyo")[0] == 2
+
+
+def test_a_watch_goes_round_and_ends_when_it_is_told(tmp_path):
+    root = repository(tmp_path, "better")
+    log = Log(root)
+    for number in range(2):
+        frame = rows(ROWS * 2, number)
+        log.hour(number, frame)
+        log.truths(number, frame)
+    metrics = root / ".penstock/maintenance/toy/metrics.prom"
+    port = free_port()
+    command = [sys.executable, "-m", "penstock.cli", "maintain", "watch", "toy", "--every", "1"]
+    command += ["--metrics", str(port)]
+    with subprocess.Popen(command, cwd=root, env=os.environ | {"PYTHONPATH": str(ROOT)}) as process:
+        try:
+            until(metrics.is_file, "the first round", process)
+            first = metrics.stat().st_mtime_ns
+            until(lambda: metrics.stat().st_mtime_ns > first, "the next round", process)
+            with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+                told = answer.read().decode()
+            assert "penstock_maintenance_run_timestamp_seconds" in told
+            assert "penstock_monitor_window_end_timestamp_seconds" in told
+        finally:
+            process.terminate()
+            assert process.wait(30) == 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
@@ -14,7 +16,7 @@ from penstock.config.maintenance import Comparison, Maintenance
 from penstock.errors import PenstockError
 from penstock.maintenance.comparing import Scores, compare, delong
 from penstock.maintenance.decisions import decide
-from penstock.maintenance.incidents import Entry, Incident, Incidents
+from penstock.maintenance.incidents import Entry, Incident, Incidents, incidents_of
 from penstock.maintenance.reliability import reliability
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -164,3 +166,52 @@ def test_a_line_that_a_crash_cut_short_is_left_out_and_another_is_named(tmp_path
     log.path.write_text("nonsense\n" + log.path.read_text())
     with pytest.raises(PenstockError, match=r"incidents\.jsonl:1: no entry"):
         log.all()
+
+
+def chained(path: Path, count: int = 4) -> Incidents:
+    log = Incidents(path)
+    path.unlink(missing_ok=True)
+    for number in range(count):
+        log.append(Entry(incident=str(number), at=NOW, what="opened", kind="condition", words="é"))
+    assert log.broken() is None
+    return log
+
+
+def test_after_a_line_that_was_cut_short_the_log_goes_on(tmp_path):
+    log = chained(tmp_path / "incidents.jsonl", 2)
+    with log.path.open("a") as file:
+        file.write('{"incident": "b", "at"')
+    log.append(Entry(incident="c", at=NOW, what="opened", kind="condition"))
+    assert [one.id for one in log.all()] == ["0", "1", "c"]
+    assert log.broken() is None
+
+
+@given(st.integers(0, 3), st.sampled_from(["change", "remove", "swap", "unhash"]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=16)
+def test_what_is_changed_afterwards_is_found(tmp_path, at, how):
+    log = chained(tmp_path / "incidents.jsonl")
+    lines = log.path.read_text().splitlines()
+    if how == "change":
+        lines[at] = lines[at].replace("condition", "preventive")
+    elif how == "unhash":
+        lines[at] = json.dumps(json.loads(lines[at]) | {"hash": None})
+    elif how == "remove":
+        del lines[at]
+    else:
+        lines[at], lines[at - 1] = lines[at - 1], lines[at]
+    log.path.write_text("".join(f"{line}\n" for line in lines))
+    if how == "remove" and at == 3:
+        assert log.broken() is None, "of the end, nobody inside can know"
+    else:
+        assert log.broken() == 1 + (min(at, (at - 1) % 4) if how == "swap" else at)
+
+
+def test_what_people_say_of_an_incident_is_no_outcome_of_it():
+    entries = [
+        Entry(incident="a", at=NOW, what=what, kind="condition")
+        for what in ("opened", "handed_over", "acknowledged")
+    ]
+    (one,) = incidents_of(entries)
+    assert one.is_handed_over
+    assert one.acknowledged == NOW
+    assert not one.is_of_operator
