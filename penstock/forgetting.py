@@ -32,6 +32,7 @@ from penstock.requests import Hashing
 from penstock.storage import replacing
 
 if TYPE_CHECKING:
+    from penstock.config.serving.recommender import StoreView
     from penstock.config.streaming import Stream, StreamStore
 
 __all__ = ["BACKUPS", "FORGOTTEN", "Forgotten", "Logs", "forget", "logs_of"]
@@ -40,7 +41,6 @@ FORGOTTEN = Path(
     ".penstock/forgotten.jsonl"
 )  # whom, as a hash, and when: what is to be done again after a restore
 BACKUPS = Path(".penstock/backups.jsonl")
-RECOMMENDER = Path("data/recommender/state.sqlite")
 BUSY = 30.0  # seconds that another writer may take
 
 
@@ -253,16 +253,14 @@ def _sqlite(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _of_rollout(user: str, requests: set[str], view: Rollout, root: Path, done: Forgotten) -> None:
+    key = hashlib.blake2b(view.salt.encode(), digest_size=32).digest()  # as the router has it
+    unit = hashlib.blake2b(user.encode("utf-8", "surrogateescape"), digest_size=16, key=key).hexdigest()
     if not isinstance(view.state, SqliteState):
-        done.left[f"rollout {view.model}: attributions in Redis"] = (
-            f"each until {view.outcomes} after its request"
-        )
+        _of_redis(unit, requests, view, done)
         return
     path = root / view.state.path
     if not path.is_file():
         return
-    key = hashlib.blake2b(view.salt.encode(), digest_size=32).digest()  # as the router has it
-    unit = hashlib.blake2b(user.encode("utf-8", "surrogateescape"), digest_size=16, key=key).hexdigest()
     with _sqlite(path) as connection:
         connection.execute("CREATE TEMP TABLE theirs (request TEXT PRIMARY KEY) WITHOUT ROWID")
         connection.executemany("INSERT INTO theirs VALUES (?)", [(request,) for request in sorted(requests)])
@@ -282,33 +280,66 @@ def _of_rollout(user: str, requests: set[str], view: Rollout, root: Path, done: 
     done.removed[place] = done.removed.get(place, 0) + gone
 
 
-def _recommender_stores(root: Path) -> Iterator[dict[str, Any]]:
-    """As conf/recommend/ has them, defaults filled in."""
-    from penstock.composition import composed_file
+def _of_redis(unit: str, requests: set[str], view: Rollout, done: Forgotten) -> None:
+    from penstock.rollout.state import StateError
+    from penstock.rollout.state_redis import RedisStore
 
-    for path in sorted((root / "conf/recommend").glob("*.yaml")):
-        yield {"kind": "sqlite", "path": RECOMMENDER} | composed_file("recommend", path.stem, [], root).get(
-            "store", {}
-        )
+    place = f"rollout {view.model} in Redis"
+    try:
+        with closing(RedisStore(view)) as store:
+            done.removed[place] = store.forget(unit, requests)
+    except StateError as error:
+        raise PenstockError(
+            f"{place}: {error}", hint="whoever is there is not forgotten: start it, and forget them again"
+        ) from error
+
+
+def _recommender_stores(root: Path) -> Iterator[StoreView]:
+    """As conf/recommend/ has them, defaults filled in; without any, the one that is there by default."""
+    from penstock.composition import composed_file
+    from penstock.config.serving.recommender import StoreView
+
+    adapter: TypeAdapter[StoreView] = TypeAdapter(StoreView)
+    found = [
+        composed_file("recommend", path.stem, [], root).get("store")
+        for path in sorted((root / "conf/recommend").glob("*.yaml"))
+    ]
+    for store in found or [None]:
+        yield adapter.validate_python(store or {"kind": "sqlite"})
 
 
 def _of_recommender(user: str, root: Path, done: Forgotten) -> None:
-    stores = list(_recommender_stores(root)) or [{"kind": "sqlite", "path": RECOMMENDER}]
-    for store in stores:
-        if store["kind"] != "sqlite":
-            done.left[f"recommender in {store['kind']}"] = "until it is asked itself: DELETE /v1/users/USER"
+    for store in _recommender_stores(root):
+        if store.kind == "redis":
+            done.removed["recommender in Redis"] = asyncio.run(_of_interactions(user, store))
             continue
-        path = root / store["path"]
+        path = root / store.path
         if not path.is_file():
             continue
         # Its processes take turns to write by a lock beside the file.
         with path.with_name(f"{path.name}-turn").open("a") as turn:
             fcntl.flock(turn, fcntl.LOCK_EX)
             with _sqlite(path) as connection:
-                done.removed[str(store["path"])] = sum(
+                done.removed[store.path] = sum(
                     connection.execute(f"DELETE FROM {table} WHERE user = ?", (user,)).rowcount
                     for table in ("interactions", "impressions")
                 )
+
+
+async def _of_interactions(user: str, view: StoreView) -> int:
+    from penstock.serving.recommender.store import StoreDownError, open_store
+
+    try:
+        store = await open_store(view)
+        try:
+            return await store.forget(user)
+        finally:
+            await store.close()
+    except StoreDownError as error:
+        raise PenstockError(
+            f"recommender in {view.kind}: {error}",
+            hint="whoever is there is not forgotten: start it, and forget them again",
+        ) from error
 
 
 # --- readings of a device ---------------------------------------------------------------------------

@@ -85,6 +85,7 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
 KEEP = 90 * 86400  # seconds for which users of a stage are known
+SCANNED = 1000  # keys that the server looks through at a time
 
 
 class RedisStore:
@@ -289,6 +290,31 @@ class RedisStore:
     def lease(self, name: str, holder: str, seconds: float) -> bool:
         with self._guarded():
             return bool(self._lease([self._key("lease", name)], [holder, round(seconds * 1000)]))
+
+    def forget(self, unit: str, requests: Iterable[str]) -> int:
+        """Remove a user: attributions, rewards that came, their part in each stage. All keys are looked through.
+
+        Args:
+            unit: The user as routers hash them.
+            requests: Ids of theirs that are known from elsewhere; those that are attributed to them are found here.
+
+        Returns:
+            How many keys are gone.
+        """
+        theirs = set(requests)
+        with self._guarded():
+            for key in self.client.scan_iter(self._key("request", "") + "*", count=SCANNED):
+                if any(json.loads(body)[2] == unit for body in self.client.hvals(key)):
+                    theirs.add(key.removeprefix(self._key("request", "")))
+            gone = 0
+            for kind in ("request", "settled"):
+                for key in self.client.scan_iter(self._key(kind, "") + "*", count=SCANNED):
+                    rest = key.removeprefix(self._key(kind, ""))
+                    if (rest if kind == "request" else rest.rpartition(":")[0]) in theirs:
+                        gone += self.client.delete(key)
+            for key in self.client.scan_iter(self._key("user", "") + f"*:{unit}", count=SCANNED):
+                gone += self.client.delete(key)
+        return gone
 
     def tidy(self) -> None:
         """Nothing: what has expired, Redis forgets by itself."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ import polars as pl
 import pytest
 
 from penstock.config.rollout import Rollout
-from penstock.config.serving.recommender import SqliteStore
+from penstock.config.serving.recommender import RedisStore, SqliteStore
 from penstock.config.serving.requests import FileLog
 from penstock.config.streaming import EmbeddedStore, LakeStore, Stream
 from penstock.errors import PenstockError
@@ -25,9 +26,16 @@ from penstock.serving.recommender.store import Interaction
 from penstock.serving.recommender.store import open_store as open_recommender_store
 from penstock.stream.store import Document
 from penstock.stream.store import open_store as open_stream_store
+from tests.penstock.serving.recommender.recommenders import redis_server
 
 KEY = "a long random key"
 USERS = ("ada", "ben", None)
+
+
+def unit(user: str) -> str:
+    """As routers hash a user."""
+    key = hashlib.blake2b(b"salt", digest_size=32).digest()
+    return hashlib.blake2b(user.encode(), digest_size=16, key=key).hexdigest()
 
 
 @pytest.fixture
@@ -101,8 +109,6 @@ def test_a_file_that_cannot_be_read_is_not_passed_over(logged, tmp_path):
 
 
 def test_a_rollout_forgets_whose_requests_they_were(logged, tmp_path):
-    import hashlib
-
     view = Rollout.model_validate(
         {
             "model": "toy",
@@ -112,10 +118,7 @@ def test_a_rollout_forgets_whose_requests_they_were(logged, tmp_path):
             "state": {"kind": "sqlite", "path": str(tmp_path / "state.sqlite")},
         }
     )
-    key = hashlib.blake2b(b"salt", digest_size=32).digest()
-    units = {
-        user: hashlib.blake2b(user.encode(), digest_size=16, key=key).hexdigest() for user in ("ada", "ben")
-    }
+    units = {user: unit(user) for user in ("ada", "ben")}
     store = open_store(view)
     Desk(view, store).begin()
     store.attribute(
@@ -134,6 +137,59 @@ def test_a_rollout_forgets_whose_requests_they_were(logged, tmp_path):
     # Nothing of them is left in the file's free pages either.
     assert units["ada"].encode() not in (tmp_path / "state.sqlite").read_bytes()
     assert units["ben"].encode() in (tmp_path / "state.sqlite").read_bytes()
+
+
+def test_state_in_redis_is_forgotten_too_and_a_server_that_is_away_is_an_error(logged, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with redis_server(tmp_path) as (port, process):
+        url = f"redis://127.0.0.1:{port}/0"
+        view = Rollout.model_validate(
+            {
+                "model": "toy",
+                "salt": "salt",
+                "arms": {"a": {"urls": ["http://127.0.0.1:1"]}},
+                "strategy": {"kind": "single", "champion": "a"},
+                "state": {"kind": "redis", "url": url},
+            }
+        )
+        other = view.model_copy(update={"model": "toys"})
+        stores = [open_store(each) for each in (view, other)]
+        for store in stores:
+            store.attribute(
+                [
+                    Attribution("r0", "a", "answer", "1.0"),  # known by the request
+                    Attribution("x", "a", "answer", "1.0", unit("ada")),  # known by the unit; not logged
+                    Attribution("r1", "a", "answer", "1.0", unit("ben")),
+                ]
+            )
+            store.expose([Exposure("1.0", "a", unit(user)) for user in ("ada", "ben")], enters=False)
+            store.settle("r0", 0, [Reward("1.0", "a", unit("ada"), 1.0, "any")])
+        conf = tmp_path / "conf/recommend"
+        conf.mkdir(parents=True)
+        (conf / "default.yaml").write_text(f"store: {{kind: redis, url: '{url}'}}\n")
+
+        async def histories(*added: str) -> list[int]:
+            state = await open_recommender_store(RedisStore(kind="redis", url=url))
+            await state.add([Interaction(user, 1, None) for user in added], 100)
+            found = [len(await state.history(user)) for user in ("ada", "ben")]
+            await state.close()
+            return found
+
+        assert asyncio.run(histories("ada", "ben")) == [1, 1]
+        where = Logs(logged.requests, logged.truths, (), (view,))
+        done = forget("ada", tmp_path, logs=where)
+        assert done.removed["rollout toy in Redis"] == 4
+        assert done.removed["recommender in Redis"] > 0
+        assert asyncio.run(histories()) == [0, 1]
+        assert [len(stores[0].attributed(request)) for request in ("r0", "x", "r1")] == [0, 0, 1]
+        assert [len(stores[1].attributed(request)) for request in ("r0", "x", "r1")] == [1, 1, 1]
+        assert sum(forget("ada", tmp_path, logs=where).removed.values()) == 0
+        for store in stores:
+            store.close()
+        process.kill()
+        process.wait()
+        with pytest.raises(PenstockError, match="rollout toy in Redis"):
+            forget("ada", tmp_path, logs=where)
 
 
 def test_a_recommender_forgets_them(tmp_path):
