@@ -167,7 +167,8 @@ def estimates(splits: int) -> None:
         truth, guess, held, noise = np.array(found).T
         off, stale = np.abs(guess - truth), np.abs(held - truth)
         print(
-            f"estimated AUC, shift {name:<30} truth {truth.mean():.3f}, estimate {guess.mean():.3f}: off by {off.mean():.3f} "
+            f"estimated AUC, shift {name:<30} truth {truth.mean():.3f}, estimate {guess.mean():.3f}: "
+            f"{(guess - truth).mean():+.3f} ± {(guess - truth).std(ddof=1) / len(off) ** 0.5:.3f}; one window is off by {off.mean():.3f} "
             f"(largest {off.max():.3f}, within 0.02: {(off <= 0.02).mean() * 100:.0f} %); the reference's AUC is off by "
             f"{stale.mean():.3f}; the truth's own standard error {noise.mean():.3f}",
             flush=True,
