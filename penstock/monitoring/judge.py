@@ -107,8 +107,9 @@ def _drift(
     outputs = np.array([part.column.startswith("@") for part in coding.parts])
     values, beyond = np.zeros((len(coding.parts), 4)), np.zeros((len(coding.parts), 4))
     for family, chosen in (("drift", ~outputs), ("prediction", outputs)):
-        values[chosen] = statistics[family][0].reshape(-1, 4)
-        beyond[chosen] = scores[family].reshape(-1, 4)
+        for at, distance in enumerate(DISTANCES):
+            values[chosen, at] = statistics[f"{family}_{distance}"][0]
+            beyond[chosen, at] = scores[f"{family}_{distance}"]
     q = benjamini_hochberg(
         np.array(
             [

@@ -34,6 +34,10 @@ CHUNK = 50  # resamples in memory at once
 COARSE = 12  # columns of more values are no slices
 GROWTH = 1.25  # limits are computed for sizes on this ladder
 LEAST = 50  # rows of the smallest window that can be calibrated
+# Spreads below which a statistic hardly varies: there, one rare row is not to count for a hundred limits.
+LEAST_SPREAD = {
+    "psi": 5e-3, "wasserstein": 5e-3, "jensen_shannon": 2e-2, "kolmogorov_smirnov": 1e-2, "relations": 5e-3,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -121,12 +125,13 @@ class Reference:
     def inputs_of(self, reference: Stack, window: Stack) -> Families:
         """Statistics that need no truth, each of shape (samples, statistics)."""
         far = comparison.drift(self.coding, self.spreads, reference, window)
-        samples = len(window.rows)
+        # A family for each distance: PSI has a heavy tail where values are rare, which is not to widen the others' limits.
         found = {
-            "drift": far[:, ~self._outputs].reshape(samples, -1),
-            "prediction": far[:, self._outputs].reshape(samples, -1),
-            "relations": comparison.correlation_shift(self.coding, self.moments, reference, window),
+            f"{family}_{distance}": far[:, chosen, at]
+            for family, chosen in (("drift", ~self._outputs), ("prediction", self._outputs))
+            for at, distance in enumerate(comparison.DISTANCES)
         }
+        found["relations"] = comparison.correlation_shift(self.coding, self.moments, reference, window)
         if self.target.task == "binary":
             expected, now = (
                 comparison.estimated_auc(stack.scores, self.calibrated_probabilities)
@@ -180,7 +185,10 @@ def _jointly(families: Families, alpha: float) -> dict[str, Calibration]:
     parts, greatest = {}, {}
     for name, statistics in families.items():
         middle = np.median(statistics, axis=0)
-        spread = np.maximum(np.quantile(statistics, 0.95, axis=0) - middle, _least(name, statistics.shape[1]))
+        spread = np.maximum(
+            np.quantile(statistics, 0.95, axis=0) - middle,
+            LEAST_SPREAD.get(name.partition("_")[2] or name, 1e-3),
+        )
         scores = (statistics - middle) / spread
         parts[name] = (middle, spread)
         greatest[name] = scores.max(axis=1) if scores.shape[1] else np.zeros(len(scores))
@@ -196,13 +204,6 @@ def _jointly(families: Families, alpha: float) -> dict[str, Calibration]:
         name: Calibration(*parts[name], max(1e-6, float(np.quantile(values, 1 - low))))
         for name, values in greatest.items()
     }
-
-
-def _least(family: str, statistics: int) -> Array:
-    """Spreads below which a statistic hardly varies: there, one rare row is not to count for a hundred limits."""
-    if family in {"drift", "prediction"}:
-        return np.tile([5e-3, 5e-3, 2e-2, 1e-2], statistics // len(comparison.DISTANCES))
-    return np.full(statistics, 5e-3 if family == "relations" else 1e-3)
 
 
 class _Resampler:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["References", "references", "replaying", "season_of"]
 
+CALIBRATED = 2  # how: calibrations of another way are not used
+
 
 def season_of(moment: datetime, season: Season) -> str:
     """Which season a moment is of, UTC; always the same without any."""
@@ -113,7 +115,7 @@ def references(view: Monitor, model: Model, root: Path, folder: Path) -> Referen
         for name, part in parts.items()
         if not name or part.height >= 200
     }
-    said = f"{view.limits.model_dump_json()}|{view.slices}|{view.season}|{inputs}|{frame.hash_rows().sum()}"
+    said = f"{CALIBRATED}|{view.limits.model_dump_json()}|{view.slices}|{view.season}|{inputs}|{frame.hash_rows().sum()}"
     return References(made, folder, hashlib.sha256(said.encode()).hexdigest()[:16])
 
 
