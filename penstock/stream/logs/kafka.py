@@ -111,12 +111,13 @@ class KafkaTopics:
             future, error, message = self._done.popleft()
             if future.done():
                 continue
-            if error is None:
+            if error is None and message.offset() is not None:
                 future.set_result(Appended(message.partition(), message.offset()))
-            else:
-                future.set_exception(
-                    UnavailableError(f"log: Kafka has not acknowledged: {hidden(error.str())}")
-                )
+                continue
+            # Without an offset the client only infers that the broker has it, from a later message that it has: of a producer that
+            # a partition does not know yet, the later one can be taken without the first. Whoever sends it again does no harm.
+            why = "it tells no offset" if error is None else hidden(error.str())
+            future.set_exception(UnavailableError(f"log: Kafka has not acknowledged: {why}"))
 
     async def append(self, topic: str, key: bytes, value: bytes, headers: dict[str, bytes]) -> Appended:
         from confluent_kafka import KafkaException

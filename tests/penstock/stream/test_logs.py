@@ -15,6 +15,7 @@ import pytest
 from penstock.config.streaming import EmbeddedLog, KafkaLog
 from penstock.config.streaming.log import Topic
 from penstock.stream.log import Consumer, Log, Record, UnavailableError, open_log
+from penstock.stream.logs.kafka import KafkaTopics
 from tests.servers.kafka import kafka
 
 PATIENCE = 30.0  # seconds
@@ -250,6 +251,31 @@ def test_a_topic_that_is_not_there_is_told_of(view):
             await log.append("nowhere", b"d", b"x", {})
 
     run(body, view)
+
+
+class ImpliedDelivery:
+    """Stands in for what a broker cannot be made to do on demand: the client's report of a message that it takes for stored by inference."""
+
+    def partition(self) -> int:
+        return 0
+
+    def offset(self) -> None:
+        return None
+
+
+def test_what_is_only_inferred_to_be_stored_is_not_acknowledged():
+    topic = Topic(name="readings", partitions=1, replicas=1)
+    view = KafkaLog(kind="kafka", brokers="127.0.0.1:1", readings=topic, dead=topic)
+
+    async def test():
+        log = KafkaTopics(view)
+        future = asyncio.get_running_loop().create_future()
+        log._done.append((future, None, ImpliedDelivery()))
+        log._resolve()
+        with pytest.raises(UnavailableError, match="tells no offset"):
+            await future
+
+    asyncio.run(test())
 
 
 def test_every_acknowledged_record_survives_the_killing_of_the_embedded_server(tmp_path):
