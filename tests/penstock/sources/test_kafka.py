@@ -39,7 +39,8 @@ def admin(brokers):
 
 @pytest.fixture(scope="module")
 def producer(brokers):
-    return Producer({"bootstrap.servers": brokers, "linger.ms": 0, "log_level": 0})
+    # One at a time: what is sent again while a new topic's leader is being found stays in order.
+    return Producer({"bootstrap.servers": brokers, "linger.ms": 0, "log_level": 0, "max.in.flight": 1})
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,12 @@ def new_topic(admin):
             name, partitions, 1, config={key.replace("_", "."): value for key, value in config.items()}
         )
         done(admin.create_topics([wanted]))
+
+        def led() -> bool:
+            found = admin.list_topics(name, timeout=10).topics[name].partitions.values()
+            return len(found) == partitions and all(one.leader >= 0 for one in found)
+
+        until(led, f"leaders of {name}")
         return name
 
     return make
@@ -69,10 +76,15 @@ def done(futures):
 def produce(producer):
     def send(topic, values, over=3, **others):
         """Objects, bytes or None, to the partitions by turns."""
+        failed = []
         for number, value in enumerate(values):
             content = json.dumps(value).encode() if isinstance(value, dict | list) else value
-            producer.produce(topic, content, **{"partition": number % over, **others})
+            more = {"partition": number % over, **others}
+            producer.produce(
+                topic, content, on_delivery=lambda error, _: failed.append(error) if error else None, **more
+            )
         assert producer.flush(10) == 0
+        assert failed == []
 
     return send
 
