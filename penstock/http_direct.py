@@ -15,7 +15,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 __all__ = ["Answering", "Answers", "Headers", "direct"]
 
-MOST_ROUTES = 1024  # addresses that are remembered; one may make up any number of them
+MOST_ROUTES = 1024  # addresses that are remembered; one may make up any number of them,
+LONGEST_ROUTE = 256  # as long as one likes
+LENGTH_DIGITS = 18
 
 Headers = list[tuple[bytes, bytes]]
 # Takes the answer, once, on the event loop: status, lines of headers (each with its end), body.
@@ -40,14 +42,22 @@ class Answers(Protocol):
     def route(self, url: bytes) -> Any:
         """Of what is posted to an address; None if it goes the way of ASGI."""
 
+    def admit(self, route: Any, headers: Headers) -> Callable[[Answering], None] | None:
+        """What refuses whoever may not ask, and of whose body nothing is kept; None lets them in. None of these raises."""
+
     def take(self, route: Any, headers: Headers, content: bytes, answering: Answering) -> None:
-        """Answer a request that has come whole, now or later. Never raises."""
+        """Answer a request that has come whole, now or later."""
 
     def too_large(self, route: Any, headers: Headers, answering: Answering) -> None:
         """Refuse a body that is larger than it may be."""
 
     def too_slow(self, route: Any, headers: Headers, answering: Answering) -> None:
         """Refuse a body that has not come in time."""
+
+
+def is_more(length: bytes, most: int) -> bool:
+    """Whether a Content-Length says more than so many bytes."""
+    return length.isdigit() and (len(length) > LENGTH_DIGITS or int(length) > most)
 
 
 class _Never:
@@ -67,6 +77,7 @@ class _Cycle:
         self.size = 0
         self.whole = self.response_complete = self.disconnected = False
         self.late: asyncio.TimerHandle | None = None
+        self.refused: Callable[[Answering], None] | None = None
 
 
 def direct(answers: Answers) -> type[HttpToolsProtocol]:
@@ -79,7 +90,7 @@ def direct(answers: Answers) -> type[HttpToolsProtocol]:
             return routes[url]
         except KeyError:
             found = answers.route(url)
-            if len(routes) < MOST_ROUTES:
+            if len(routes) < MOST_ROUTES and len(url) <= LONGEST_ROUTE:
                 routes[url] = found
             return found
 
@@ -96,8 +107,9 @@ def direct(answers: Answers) -> type[HttpToolsProtocol]:
             keep = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
             self._now = now = _Cycle(route, self.headers, keep_alive=keep)
             self.cycle: Any = now
+            now.refused = answers.admit(route, now.headers)
             for name, value in self.headers:
-                if name == b"content-length" and value.isdigit() and int(value) > most:
+                if name == b"content-length" and is_more(value, most):
                     answers.too_large(route, now.headers, self._answering(now))
 
         def on_body(self, body: bytes) -> None:
@@ -110,7 +122,7 @@ def direct(answers: Answers) -> type[HttpToolsProtocol]:
             now.size += len(body)
             if now.size > most:
                 answers.too_large(now.route, now.headers, self._answering(now))
-            else:
+            elif now.refused is None:
                 now.parts.append(body)
 
         def on_message_complete(self) -> None:
@@ -122,7 +134,11 @@ def direct(answers: Answers) -> type[HttpToolsProtocol]:
             now.whole = True
             if now.late is not None:
                 now.late.cancel()
-            if not now.response_complete:
+            if now.response_complete:
+                return
+            if now.refused is not None:
+                now.refused(self._answering(now))
+            else:
                 content = now.parts[0] if len(now.parts) == 1 else b"".join(now.parts)
                 answers.take(now.route, now.headers, content, self._answering(now))
 
@@ -144,7 +160,13 @@ def direct(answers: Answers) -> type[HttpToolsProtocol]:
 
         def resume_writing(self) -> None:
             super().resume_writing()
-            self.flow.resume_reading()
+            if not self.pipeline:  # as uvicorn has it: these are read when it is their turn
+                self.flow.resume_reading()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self.flow.write_paused:  # which it has become as the answer was written
+                self.flow.pause_reading()
 
         def _late(self, now: _Cycle) -> None:
             if not now.response_complete and not now.whole:
@@ -155,14 +177,15 @@ def direct(answers: Answers) -> type[HttpToolsProtocol]:
                 if now.response_complete or now.disconnected or self.transport.is_closing():
                     now.response_complete = True
                     return
-                now.response_complete = True
                 close = not now.keep_alive or not now.whole or answers.draining
                 parts = [STATUS_LINE[status]]
                 parts.extend(b"%b: %b\r\n" % header for header in self.server_state.default_headers)
                 if close:
                     parts.append(b"connection: close\r\n")
                 parts += (head, b"\r\n", body)
-                self.transport.write(b"".join(parts))
+                content = b"".join(parts)
+                now.response_complete = True
+                self.transport.write(content)
                 if close:
                     self.transport.close()
                 self.on_response_complete()

@@ -220,7 +220,7 @@ class Predictor:
         except Refusal as refusal:
             self.refuse(call, refusal)
         except Exception as error:
-            self._defect(call, error)
+            self.defect(call, error)
 
     def _take_slowly(self, call: Call, model: Model, lane: Lane) -> None:
         """Decode in a thread: pictures, and bodies that would keep the loop from all others."""
@@ -242,7 +242,7 @@ class Predictor:
             except Refusal as refusal:
                 self.refuse(call, refusal)
             except Exception as error:
-                self._defect(call, error)
+                self.defect(call, error)
 
         future.add_done_callback(finished)
 
@@ -307,7 +307,7 @@ class Predictor:
         body = orjson.dumps(refusal.content())
         return Response(refusal.status, body, call.request, after=refusal.after)
 
-    def _defect(self, call: Call, error: Exception) -> None:
+    def defect(self, call: Call, error: Exception) -> None:
         """What nobody has thought of is told in the log, and not to whoever has asked."""
         say("serve: a defect:\n" + "".join(traceback.format_exception(error)))
         self.refuse(call, Refusal(500, "defect", "this request cannot be answered; the log says why"))

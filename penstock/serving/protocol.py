@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import urllib.parse
+from collections.abc import Callable
 from functools import partial
 
 from penstock.http_direct import Answering, Headers
@@ -36,27 +37,41 @@ class Direct:
         path = url.partition(b"?")[0].decode("ascii", "replace")
         return routed(urllib.parse.unquote(path))
 
+    def admit(self, route: Route, headers: Headers) -> Callable[[Answering], None] | None:
+        """Ask for a key, where one is asked for."""
+        try:
+            self.predictor.require_key(headers)
+        except Refusal as refusal:
+            return partial(self._refuse, route, refusal)
+        except Exception as error:
+            return partial(self._defect, route, error)
+        return None
+
     def take(self, route: Route, headers: Headers, content: bytes, answering: Answering) -> None:
         """Predict."""
         try:
             call = self.predictor.call(route, headers, content, partial(_answer, answering))
-            self.predictor.require_key(headers)
         except Refusal as refusal:
-            self._refuse(route, answering, refusal)
+            self._refuse(route, refusal, answering)
+        except Exception as error:
+            self._defect(route, error, answering)
         else:
             self.predictor.take(call)
 
     def too_large(self, route: Route, _: Headers, answering: Answering) -> None:
         """A refusal."""
         words = f"expected at most {self.body_bytes} bytes"
-        self._refuse(route, answering, Refusal(413, "size", words))
+        self._refuse(route, Refusal(413, "size", words), answering)
 
     def too_slow(self, route: Route, _: Headers, answering: Answering) -> None:
         """A refusal."""
         words = f"expected the whole body within {self.body_seconds:.0f} s"
-        self._refuse(route, answering, Refusal(408, "slow", words))
+        self._refuse(route, Refusal(408, "slow", words), answering)
 
-    def _refuse(self, route: Route, answering: Answering, refusal: Refusal) -> None:
+    def _defect(self, route: Route, error: Exception, answering: Answering) -> None:
+        self.predictor.defect(self.predictor.call(route, (), b"", partial(_answer, answering)), error)
+
+    def _refuse(self, route: Route, refusal: Refusal, answering: Answering) -> None:
         self.predictor.refuse(self.predictor.call(route, (), b"", partial(_answer, answering)), refusal)
 
 
