@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,10 @@ class FileProvider(AbstractProvider):
         self._take(read(path))
 
     def _take(self, found: dict[str, Any]) -> None:
-        self.core.set_flags(found)
         flags = found["flags"]
-        self._names = frozenset(flags)
-        self.constant = frozenset(name for name, flag in flags.items() if not flag.get("targeting"))
+        constant = frozenset(name for name, flag in flags.items() if not flag.get("targeting"))
+        self.core.set_flags(found)  # which changes what it is given
+        self._names, self.constant = frozenset(flags), constant
         self.taken += 1
 
     def has(self, name: str) -> bool:
@@ -90,7 +91,7 @@ class FileProvider(AbstractProvider):
         try:
             self._take(read(self.path))
             self.refused = None
-        except PenstockError as error:
+        except Exception as error:  # flagd's core has errors of many kinds
             self.refused = str(error)
             say(f"flags: what was read before stays in force: {error}")
 
@@ -211,10 +212,19 @@ def read(path: Path) -> dict[str, Any]:
         raise PenstockError(f"{path}: there is no such file", hint='begin with {"flags": {}}') from error
     except (OSError, ValueError) as error:
         raise PenstockError(f"{path}: not JSON: {error}", hint="mend it") from error
-    problem = checked(found)
+    problem = checked(found) or _core_refuses(found)
     if problem is not None:
         raise PenstockError(f"{path}: {problem}", hint="https://flagd.dev/reference/flag-definitions/")
     return dict(found)
+
+
+def _core_refuses(found: dict[str, Any]) -> str | None:
+    """What flagd's core does not take, for reasons of its own."""
+    try:
+        FlagdCore().set_flags(deepcopy(found))  # it changes what it is given
+    except Exception as error:  # it raises whatever its parts raise
+        return f"flagd's core does not take it: {type(error).__name__}: {error}"
+    return None
 
 
 def checked(found: Any, plan: Plan | None = None) -> str | None:

@@ -70,12 +70,12 @@ class Fleet:
     Attributes:
         view: Of the router.
         ports: The first of the predictors'.
-        key: That predictors ask for, if they do.
+        key: That predictors elsewhere ask for, if they do; those that run here get none.
     """
 
     view: Router
     ports: int
-    key: str | None = None
+    key: str | None = field(default=None, repr=False)
     arms: dict[str, list[Replica]] = field(default_factory=dict)
     breakers: dict[str, Breaker] = field(default_factory=dict)
     _turn: int = 0
@@ -87,10 +87,11 @@ class Fleet:
         }
         arms: dict[str, list[Replica]] = {}
         for arm, urls in addresses(settings, self.ports).items():
+            key = self.key if settings.plan.arms[arm].artifact is None else None
             arms[arm] = [
                 Replica(
                     index,
-                    before.get(url) or Pool(url, self.view.pool, self.view.answer_bytes, self.key),
+                    before.get(url) or Pool(url, self.view.pool, self.view.answer_bytes, key),
                     rests=f"{arm}/{index}" in settings.resting,
                 )
                 for index, url in enumerate(urls)

@@ -35,9 +35,9 @@ from penstock.rollout.records import Records
 from penstock.rollout.settings import Settings
 from penstock.rollout.shared import Shared
 from penstock.rollout.state import Attribution, Exposure
-from penstock.rollout.upstream import Answer, BrokenError, Outcome, predictor_key
+from penstock.rollout.upstream import CONNECT, Answer, BrokenError, Outcome, predictor_key
 
-__all__ = ["CLIENTS", "Refusal", "Reply", "Router"]
+__all__ = ["CLIENTS", "Refusal", "Reply", "Router", "defect"]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -66,6 +66,12 @@ class Refusal(Exception):  # noqa: N818  (it is an answer)
     def __init__(self, status: int, reason: str, words: str) -> None:
         super().__init__(words)
         self.status, self.reason = status, reason
+
+
+def defect(error: BaseException) -> Refusal:
+    """What nobody has thought of is told in the log, and not to whoever has asked."""
+    say("router: a defect:\n" + "".join(traceback.format_exception(error)))
+    return Refusal(500, "defect", "this request cannot be answered; the log says why")
 
 
 class Metrics:
@@ -254,6 +260,7 @@ class Router:
         self._arm_within = view.router.timeouts.arm.total_seconds()
         self._hash_key = hashlib.blake2b(view.salt.encode(), digest_size=32).digest()
         self._children: dict[str, Any] = {}
+        self.draining = False  # it is told to stop
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         shared.changed = self.apply
@@ -279,23 +286,34 @@ class Router:
             self.mirrors[arm] = mirror
 
     async def tend(self) -> None:
-        """Every second until cancelled: flags, which version each arm has, gauges."""
+        """Every second until cancelled: flags, which version each arm has, gauges. What goes wrong in one is told, and hinders no other."""
         while True:
-            if self.flags is not None:
-                await asyncio.to_thread(self.flags.provider.look)
-            await self._ask_versions()
-            self.metrics.down.set(self.shared.is_down)
-            self.metrics.lost.set(self.shared.tally.lost + (self.records.dropped if self.records else 0))
+            for part in (self._look_at_flags, self._ask_versions, self._gauge):
+                try:
+                    await part()
+                except Exception as error:
+                    say("router: a defect:\n" + "".join(traceback.format_exception(error)))
             await asyncio.sleep(TEND)
+
+    async def _look_at_flags(self) -> None:
+        if self.flags is not None:
+            await asyncio.to_thread(self.flags.provider.look)
+
+    async def _gauge(self) -> None:
+        self.metrics.down.set(self.shared.is_down)
+        self.metrics.lost.set(self.shared.tally.lost + (self.records.dropped if self.records else 0))
 
     async def _ask_versions(self) -> None:
         head = b"GET /v2/models/%b HTTP/1.1\r\naccept: application/json\r\n" % self.view.model.encode()
         found = {}
         for arm in list(self.fleet.arms):
-            with contextlib.suppress(BrokenError, TimeoutError, orjson.JSONDecodeError, AttributeError):
+            if arm not in self.fleet.arms:
+                continue  # it has been taken out meanwhile
+            with contextlib.suppress(BrokenError, TimeoutError, orjson.JSONDecodeError):
                 answer = await self.fleet.next(arm).pool.ask(head, b"", TEND)
-                versions = orjson.loads(answer.body).get("versions") or []
-                if versions:
+                told = orjson.loads(answer.body)
+                versions = told.get("versions") if isinstance(told, dict) else None
+                if isinstance(versions, list) and versions:
                     found[arm] = str(versions[0])
         self.versions = found
 
@@ -383,7 +401,7 @@ class Router:
             hashed = hashlib.blake2b(user, digest_size=16, key=self._hash_key).hexdigest()
             clear = user.decode("utf-8", "surrogateescape")
         told = request.decode("latin-1")
-        size = int(length) if length is not None and length.isdigit() else None
+        size = int(length) if length is not None and length.isdigit() and len(length) <= 12 else None
         return Call(path, path == self._plain, body, told, hashed, clear, time.monotonic(), head, size)
 
     async def _whole(self, receive: Receive, most: int | None = None) -> bytes:
@@ -422,6 +440,9 @@ class Router:
             decision = self._decided(settings, call, pinned)
         except Refusal as refusal:
             done(self.refusal(refusal))
+            return
+        except Exception as error:
+            done(self.refusal(defect(error)))
             return
         exchange = Exchange(call, settings, decision, pinned is not None, done)
         try:
@@ -474,10 +495,7 @@ class Router:
             self._defect(exchange, error)
 
     def _defect(self, exchange: Exchange, error: BaseException) -> None:
-        """What nobody has thought of is told in the log, and not to whoever has asked."""
-        say("router: a defect:\n" + "".join(traceback.format_exception(error)))
-        words = "this request cannot be answered; the log says why"
-        exchange.done(self.refusal(Refusal(500, "defect", words), exchange.arm))
+        exchange.done(self.refusal(defect(error), exchange.arm))
 
     def _decided(self, settings: Settings, call: Call, pinned: str | None) -> Decision:
         if pinned is not None:
@@ -526,6 +544,8 @@ class Router:
             row = told["rows"][0] if call.is_plain else {i["name"]: i["data"][0] for i in told["inputs"]}
         except (KeyError, IndexError, TypeError):
             return None
+        if not isinstance(row, dict):
+            return None
         found = [1.0]
         for name, feature in strategy.context.items():
             value = row.get(name)
@@ -558,7 +578,8 @@ class Router:
             self._other_said(exchange, *self._judged(exchange.call, replica, outcome))
 
     async def _other(self, exchange: Exchange) -> None:
-        self._other_said(exchange, *await self._tried(exchange.arm, exchange.call, self._arm_within))
+        left = exchange.began + self._arm_within - time.monotonic()
+        self._other_said(exchange, *await self._tried(exchange.arm, exchange.call, left))
 
     def _other_said(
         self, exchange: Exchange, answer: Answer | None, said: list[Any] | None, failed: str | None
@@ -595,6 +616,8 @@ class Router:
     async def _tried(
         self, arm: str, call: Call, within: float
     ) -> tuple[Answer | None, list[Any] | None, str | None]:
+        if arm not in self.fleet.arms:
+            return None, None, "gone"
         replica = self.fleet.next(arm)
         outcome: Outcome
         try:
@@ -650,18 +673,23 @@ class Router:
         """
         call, arm = exchange.call, exchange.arm
         deadline = call.began + self._answer_within
-        is_late = isinstance(first, TimeoutError)
+        is_late, is_away = isinstance(first, TimeoutError), False
         while not is_late and (left := deadline - time.monotonic()) > 0:
+            if arm not in self.fleet.arms:
+                arm = exchange.arm = self.shared.settings.champion  # it has been replaced meanwhile
             replica = self.fleet.next(arm)
             try:
                 answer = await replica.pool.ask(call.head, call.body, left)
             except TimeoutError:
+                if is_away and left < CONNECT:
+                    break  # too little was left to tell one that is away from one that is slow
                 is_late = True
             except BrokenError:
+                is_away = True
                 # It was killed, or is not there yet: another may be, and it will be again.
                 self.fleet.unreachable(replica)
-                await asyncio.sleep(AGAIN if len(self.fleet.arms[arm]) == 1 else 0)
-                if all(one.until > time.monotonic() for one in self.fleet.arms[arm]):
+                await asyncio.sleep(AGAIN if len(self.fleet.arms.get(arm, ())) == 1 else 0)
+                if all(one.until > time.monotonic() for one in self.fleet.arms.get(arm, ())):
                     await asyncio.sleep(AGAIN)
             else:
                 self._champion_said(exchange, answer)
@@ -775,6 +803,8 @@ class Router:
     async def _protocol(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What the Open Inference Protocol has besides ``infer``."""
         path, method = scope["path"].rstrip("/"), scope["method"]
+        # As it came: decoded, it could hold what ends a line.
+        target = (scope.get("raw_path") or path.encode()).partition(b"?")[0]
         inside = path.removeprefix(f"{self._of_model}/versions/").split("/")
         if path.startswith(f"{self._of_model}/versions/"):
             arm = self.shared_version(inside[0])
@@ -785,13 +815,13 @@ class Router:
             elif inside[1:] == ["infer"] and method == "POST":
                 await self._predict(scope, receive, send, arm)
             else:
-                await self._asked(send, arm, path)
+                await self._asked(send, arm, target)
         elif path == "/v2/health/live":
             await _sent(send, _reply(200, {"live": True}))
         elif path == "/v2/health/ready" or (
-            method == "GET" and (path == "/v2" or path.startswith(self._of_model))
+            method == "GET" and (path in {"/v2", self._of_model} or path.startswith(f"{self._of_model}/"))
         ):
-            await self._asked(send, self.shared.settings.champion, path)
+            await self._asked(send, self.shared.settings.champion, target)
         else:
             await self._refused(
                 send, Refusal(404, "path", f"there is no {path}; the model here is {self.view.model}")
@@ -803,9 +833,9 @@ class Router:
         known = self.versions.items()
         return next((arm for arm, found in known if found == version and arm not in settings.off), None)
 
-    async def _asked(self, send: Send, arm: str, path: str) -> None:
+    async def _asked(self, send: Send, arm: str, target: bytes) -> None:
         """What an arm's predictor says of itself."""
-        head = b"GET %b HTTP/1.1\r\naccept: application/json\r\n" % path.encode()
+        head = b"GET %b HTTP/1.1\r\naccept: application/json\r\n" % target
         try:
             answer = await self.fleet.next(arm).pool.ask(head, b"", self._answer_within)
         except (BrokenError, TimeoutError):

@@ -124,8 +124,13 @@ async def _run(view: Rollout, sock: socket.socket, beat: Beat) -> int:
     config = configured(app, protocol, limits.timeouts.idle.total_seconds())
     server = Server(config)
     loop = asyncio.get_running_loop()
+
+    def leave() -> None:
+        app.draining = True
+        server.leave()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.leave)
+        loop.add_signal_handler(number, leave)
     with contextlib.suppress(StateError):
         await shared.look()
     # What is loaded stays: to look through it again and again for what could go would cost more than requests do.

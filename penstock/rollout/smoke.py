@@ -81,8 +81,8 @@ def smoke(view: Rollout, settings: Settings, arm: str, requests: int, root: Path
     Raises:
         PenstockError: One is not ready, or does not answer as it should.
     """
-    model, key = view.model, predictor_key(view.router)
-    artifact = settings.plan.arms[arm].artifact
+    model, artifact = view.model, settings.plan.arms[arm].artifact
+    key = predictor_key(view.router) if artifact is None else None
     version = None
     for url in addresses(settings, view.ports)[arm]:
         ends = time.monotonic() + PATIENCE
@@ -93,19 +93,18 @@ def smoke(view: Rollout, settings: Settings, arm: str, requests: int, root: Path
                 )
             time.sleep(0.1)
         if artifact is not None:
-            version = _answers(url, model, arm, root / artifact, requests, key)
+            version = _answers(url, model, arm, root / artifact, requests)
     return version
 
 
-def _answers(url: str, model: str, arm: str, folder: Path, requests: int, key: str | None = None) -> str:
+def _answers(url: str, model: str, arm: str, folder: Path, requests: int) -> str:
     from penstock.artifact.manifest import read
 
     manifest = read(folder)
     row = sample_row(manifest.columns)
     for _ in range(requests):
         try:
-            path = f"/v1/models/{model}/predict"
-            status, headers, body = _asked(url, "POST", path, {"rows": [row]}, key=key)
+            status, headers, body = _asked(url, "POST", f"/v1/models/{model}/predict", {"rows": [row]})
             if status != 200:
                 raise InvalidError(f"status {status}: {body[:300].decode('utf-8', 'replace')}")
             outputs(Answer(status, {}, body), 1, is_plain=True)

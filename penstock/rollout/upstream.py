@@ -7,6 +7,8 @@ predictors speak: one request at a time on a connection, a body of a known lengt
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,11 +19,12 @@ from urllib.parse import urlsplit
 import httptools
 
 from penstock.config.rollout import Router
+from penstock.errors import PenstockError
 from penstock.sources.secrets import revealed
 
-__all__ = ["Answer", "BrokenError", "Outcome", "Pool", "predictor_key"]
+__all__ = ["CONNECT", "Answer", "BrokenError", "Outcome", "Pool", "predictor_key"]
 
-CONNECT = 0.5  # seconds
+CONNECT = 0.5  # seconds until a connection is given up
 
 
 class BrokenError(Exception):
@@ -127,6 +130,12 @@ class _Connection(asyncio.Protocol):
             return
         answer = self._answer
         answer.status = self._parser.get_status_code()
+        if answer.status < 200:  # 100 to 199 come before an answer
+            self._answer, self._chunks, self._room = Answer(), [], self.most
+            return
+        if answer.status > 599:
+            self._failed(f"status {answer.status}, which is none of HTTP")
+            return
         answer.body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self.keeps = self.keeps and self._parser.should_keep_alive()
         self._is_whole = True
@@ -199,6 +208,7 @@ class Pool:
     def __init__(self, url: str, most: int, answer_bytes: int, key: str | None = None) -> None:
         self.url, self.most, self.answer_bytes = url, most, answer_bytes
         self.busy = 0
+        self._is_closed = False
         self._idle: deque[_Connection] = deque()
         self._waiting: deque[asyncio.Future[None]] = deque()
         if url.startswith("unix:"):
@@ -249,36 +259,28 @@ class Pool:
             TimeoutError: None has come in time.
         """
         request = self._request(head, body)
-        is_connecting = False
         loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._room()
-                connection = None
-                try:
-                    while True:
-                        connection, is_new = self._open_one(), False
-                        if connection is None:
-                            is_connecting, is_new = True, True
-                            connection = await self._connection()
-                            is_connecting = False
-                        waiting: asyncio.Future[Outcome] = loop.create_future()
-                        connection.ask(request, partial(_settle, waiting))
-                        outcome = await waiting
-                        if isinstance(outcome, Answer):
-                            return outcome
-                        if is_new or not isinstance(outcome, BrokenError) or outcome.heard:
-                            raise outcome
-                except asyncio.CancelledError:
-                    if connection is not None:
-                        connection.close()  # what comes on it later would be another's answer
-                    raise
-                finally:
-                    self.leave(connection)
-        except TimeoutError:
-            if is_connecting:  # nobody has been asked
-                raise BrokenError(f"{self.url}: no connection in time") from None
-            raise
+        async with asyncio.timeout(seconds):
+            await self._room()
+            connection = None
+            try:
+                while True:
+                    connection, is_new = self._open_one(), False
+                    if connection is None:
+                        connection, is_new = await self._connection(), True
+                    waiting: asyncio.Future[Outcome] = loop.create_future()
+                    connection.ask(request, partial(_settle, waiting))
+                    outcome = await waiting
+                    if isinstance(outcome, Answer):
+                        return outcome
+                    if is_new or not isinstance(outcome, BrokenError) or outcome.heard:
+                        raise outcome
+            except asyncio.CancelledError:
+                if connection is not None:
+                    connection.close()  # what comes on it later would be another's answer
+                raise
+            finally:
+                self.leave(connection)
 
     async def _room(self) -> None:
         if self.busy < self.most and not self._waiting:
@@ -292,12 +294,13 @@ class Pool:
             if turn.done() and not turn.cancelled():
                 self.leave(None)
             else:
-                self._waiting.remove(turn)
+                with contextlib.suppress(ValueError):  # whoever left may have passed it over already
+                    self._waiting.remove(turn)
             raise
 
     def leave(self, connection: _Connection | None) -> None:
         """Be done with a connection, which the next may have."""
-        if connection is not None and connection.is_open:
+        if connection is not None and connection.is_open and not self._is_closed:
             self._idle.append(connection)
         elif connection is not None:
             connection.close()
@@ -335,14 +338,23 @@ class Pool:
 
     def close(self) -> None:
         """Close what is idle; what is busy closes when it is done with."""
+        self._is_closed = True
         while self._idle:
             self._idle.pop().close()
 
 
 def predictor_key(view: Router) -> str | None:
-    """The key that predictors ask for, if one is declared.
+    """The key that predictors elsewhere ask for, if one is declared.
 
     Raises:
-        PenstockError: There is no such secret.
+        PenstockError: There is no such secret, or it is none that a header can have.
     """
-    return None if view.predictor_key is None else revealed(view.predictor_key)
+    if view.predictor_key is None:
+        return None
+    key = revealed(view.predictor_key).strip()  # files of secrets end with a line
+    if not re.fullmatch(r"[!-~]+", key):
+        raise PenstockError(
+            "router.predictor_key: it has characters that no header can have",
+            hint="the key is what `penstock keys add` has shown, in one line",
+        )
+    return key

@@ -22,6 +22,7 @@ class Predictor:
         seconds: That it takes where it is slow.
         key: That it asks for.
         asked: Ids of the requests that came.
+        paths: Of all that came.
     """
 
     version: str = "v1"
@@ -30,6 +31,7 @@ class Predictor:
     key: str | None = None
     probability: float = 0.7
     asked: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     port: int = 0
     server: asyncio.Server | None = None
     connections: set[Any] = field(default_factory=set)
@@ -111,6 +113,7 @@ class _Protocol(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         path, told = self.path, json.loads(self.body) if self.body else None
+        self.of.paths.append(path)
         is_infer = path.endswith(("/predict", "/infer"))
         if is_infer:
             self.of.asked.append(self.id)

@@ -131,3 +131,33 @@ def test_a_switch_that_does_not_exist_is_refused(tmp_path):
     assert switched(path, "gate", "disabled")[1]["state"] == "DISABLED"
     assert checked({"flags": {"predictions": ROUTE}}) == "flags.predictions: its variants are true and false"
     assert checked({}) == "there is no object `flags`"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"flags": {}, "metadata": {"owner": None}}, {"flags": {"predictions": ON}, "$evaluators": ["x"]}],
+)
+def test_what_flagds_core_does_not_take_is_refused_and_the_next_file_is_looked_at(tmp_path, content):
+    path = file(tmp_path / "flags.json", predictions=ON)
+    flags = Flags(path, "refused")
+    path.write_text(json.dumps(content))
+    flags.provider.look()
+    assert flags.provider.refused
+    assert flags.is_on("predictions", "ann", default=False)
+    file(path, predictions=ON | {"defaultVariant": "off"})
+    flags.provider.look()
+    assert flags.provider.refused is None
+    assert not flags.is_on("predictions", "ann", default=True)
+
+
+def test_what_is_the_same_for_everybody_changes_with_the_file(tmp_path):
+    path = file(tmp_path / "flags.json", predictions=ON, route=ROUTE)
+    flags = Flags(path, "same")
+    assert flags.targets
+    for variant in ("off", "on", "off"):
+        file(path, predictions=ON | {"defaultVariant": variant}, route=ROUTE | {"targeting": {}})
+        flags.provider.look()
+        assert not flags.targets
+        for _ in range(2):
+            assert flags.is_on("predictions", "ann", default=True) is (variant == "on")
+            assert flags.route("ann") is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import struct
 
 import pytest
@@ -88,6 +87,7 @@ def test_one_that_was_closed_while_idle_is_replaced_and_nobody_notices():
         b"gopher\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ncontent-length: 5000\r\n\r\n" + b"x" * 5000,
         b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf",
+        b"HTTP/1.1 799 Odd\r\ncontent-length: 2\r\n\r\nno",
     ],
 )
 def test_what_is_no_answer_is_an_error_and_the_next_request_has_a_new_connection(turn):
@@ -127,36 +127,36 @@ def test_connections_are_bounded_and_who_waits_may_give_up():
     run(test)
 
 
+def test_what_comes_before_an_answer_is_none():
+    async def test():
+        early = b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n"
+        async with server(early + OK, OK) as (pool, seen):
+            answer = await pool.ask(HEAD, b"1", 5)
+            assert (answer.status, answer.body, answer.headers.get(b"link")) == (200, b"ok", None)
+            assert (await pool.ask(HEAD, b"2", 5)).body == b"ok"
+            assert seen == [[b"1", b"2"]]
+
+    run(test)
+
+
+def test_of_many_who_wait_too_long_each_is_told_so():
+    """Those who wait longest give up while others leave."""
+
+    async def test():
+        async with server(*[0.02] * 200) as (pool, _):
+            asked = [pool.ask(HEAD, b"%d" % n, 0.05 + n / 10_000) for n in range(200)]
+            outcomes = await asyncio.gather(*asked, return_exceptions=True)
+            assert {type(outcome) for outcome in outcomes} == {Answer, TimeoutError}
+            assert pool.busy == 0
+
+    run(test)
+
+
 def test_nobody_listens():
     async def test():
         pool = Pool("http://127.0.0.1:1", 2, 1000)
         with pytest.raises(BrokenError):
             await pool.ask(HEAD, b"", 5)
-
-    run(test)
-
-
-def test_where_no_connection_comes_about_in_time_nobody_was_asked():
-    """As against one who was asked and did not answer."""
-
-    async def test():
-        with socket.socket() as full:
-            full.bind(("127.0.0.1", 0))
-            full.listen(0)
-            waiting = []
-            try:
-                for _ in range(4):  # what waits to be accepted fills it up
-                    one = socket.socket()
-                    one.setblocking(False)
-                    one.connect_ex(full.getsockname())
-                    waiting.append(one)
-                pool = Pool(f"http://127.0.0.1:{full.getsockname()[1]}", 2, 1000)
-                with pytest.raises(BrokenError, match="no connection in time"):
-                    await pool.ask(HEAD, b"", 0.1)
-                assert pool.busy == 0
-            finally:
-                for one in waiting:
-                    one.close()
 
     run(test)
 
