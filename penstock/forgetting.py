@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -141,7 +141,9 @@ def forget(
 
 
 def _person(user: str, root: Path, logs: Logs, done: Forgotten) -> None:
+    """The request log goes last: it alone knows which requests were theirs, so whoever is stopped before can begin anew."""
     requests: set[str] = set()
+    digests: dict[Path, str] = {}
     for folder, variable in logs.requests.items():
         paths = _files(root / folder)
         if not paths:
@@ -154,9 +156,9 @@ def _person(user: str, root: Path, logs: Logs, done: Forgotten) -> None:
             )
         digest = Hashing(key.encode())(user)
         assert digest is not None
-        count, found = _of_log(paths, digest)
-        done.removed[folder.as_posix()] = count
-        requests |= found
+        digests[folder] = digest
+        for path in paths:
+            requests |= set(_theirs(_read(path), digest)["request"].to_list())
     for folder in logs.truths:
         paths = _files(root / folder)
         if paths:
@@ -168,6 +170,8 @@ def _person(user: str, root: Path, logs: Logs, done: Forgotten) -> None:
             "until the topic's retention (retention.ms) has passed; a log cannot be changed in the middle"
         )
     _of_recommender(user, root, done)
+    for folder, digest in digests.items():
+        done.removed[folder.as_posix()] = sum(_of_log(path, digest) for path in _files(root / folder))
 
 
 # --- files of the log -------------------------------------------------------------------------------
@@ -181,23 +185,27 @@ def _files(folder: Path) -> list[Path]:
     )
 
 
-def _of_log(paths: Iterable[Path], digest: str) -> tuple[int, set[str]]:
-    """Rows removed, and the requests that they were of."""
-    gone, requests = 0, set()
-    for path in paths:
-        frame = _read(path)
-        theirs = pl.col("user").cast(pl.String) == digest if "user" in frame.columns else pl.lit(False)
-        if isinstance(frame.schema.get("inputs"), pl.Struct):
-            # Columns with personal data are hashed by the same key: a customer's number is a name, too.
-            texts = [f.name for f in frame.schema["inputs"].fields if f.dtype == pl.String]  # type: ignore[attr-defined]
-            for name in texts:
-                theirs |= (pl.col("inputs").struct.field(name) == digest).fill_null(value=False)
-        found = frame.filter(theirs.fill_null(value=False))
-        if found.height:
-            requests |= set(found["request"].to_list())
-            _replace(path, frame.filter(~theirs.fill_null(value=False)))
-            gone += found.height
-    return gone, requests
+def _is_theirs(frame: pl.DataFrame, digest: str) -> pl.Expr:
+    theirs = pl.col("user").cast(pl.String) == digest if "user" in frame.columns else pl.lit(value=False)
+    if isinstance(frame.schema.get("inputs"), pl.Struct):
+        # Columns with personal data are hashed by the same key: a customer's number is a name, too.
+        texts = [f.name for f in frame.schema["inputs"].fields if f.dtype == pl.String]  # type: ignore[attr-defined]
+        for name in texts:
+            theirs |= (pl.col("inputs").struct.field(name) == digest).fill_null(value=False)
+    return theirs.fill_null(value=False)
+
+
+def _theirs(frame: pl.DataFrame, digest: str) -> pl.DataFrame:
+    return frame.filter(_is_theirs(frame, digest))
+
+
+def _of_log(path: Path, digest: str) -> int:
+    """Rows removed."""
+    frame = _read(path)
+    kept = frame.filter(~_is_theirs(frame, digest))
+    if kept.height < frame.height:
+        _replace(path, kept)
+    return frame.height - kept.height
 
 
 def _of_truths(path: Path, requests: set[str]) -> int:

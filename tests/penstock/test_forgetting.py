@@ -177,6 +177,12 @@ def test_state_in_redis_is_forgotten_too_and_a_server_that_is_away_is_an_error(l
 
         assert asyncio.run(histories("ada", "ben")) == [1, 1]
         where = Logs(logged.requests, logged.truths, (), (view,))
+        away = view.model_copy(
+            update={"state": view.state.model_copy(update={"url": "redis://127.0.0.1:1/0"})}
+        )
+        with pytest.raises(PenstockError, match="rollout toy in Redis"):
+            forget("ada", tmp_path, logs=Logs(logged.requests, logged.truths, (), (away,)))
+        # Which requests were theirs is still known, so that whoever begins anew finds r0, which has no unit.
         done = forget("ada", tmp_path, logs=where)
         assert done.removed["rollout toy in Redis"] == 4
         assert done.removed["recommender in Redis"] > 0
