@@ -71,6 +71,7 @@ def watch(
     import contextlib
     import signal
     import threading
+    import traceback
 
     from penstock.maintenance.metrics import exposition
     from penstock.maintenance.run import Maintaining, declared
@@ -101,6 +102,8 @@ def watch(
                     told[0] = mine + of_monitor(Path(), alerting)
             except PenstockError as error:
                 say(f"maintain {name}: {error}; tried again in {every:.0f} s")
+            except Exception:  # a full disk, or what nobody has thought of: it goes on, and says so
+                say(f"maintain {name}: a defect; tried again in {every:.0f} s:\n{traceback.format_exc()}")
             stop.wait(every)
 
 
@@ -241,7 +244,10 @@ def _person(who: str) -> str:
 
     from penstock.maintenance.incidents import ITSELF
 
-    found = who or getpass.getuser()
+    try:
+        found = who or getpass.getuser()
+    except (KeyError, OSError) as error:  # in a container, a number may have no name
+        raise PenstockError("nobody is known here by name", hint="say who you are: --who NAME") from error
     if found == ITSELF:
         raise PenstockError(f"--who {ITSELF}: that is the program's name", hint="give your own")
     return found

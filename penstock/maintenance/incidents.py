@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 from collections.abc import Iterable
 from datetime import datetime
@@ -135,7 +136,8 @@ class Incidents:
             whole = content[: content.rfind(b"\n") + 1]
             if len(whole) < len(content):
                 file.truncate(len(whole))
-            line = entry.model_dump(mode="json") | {"previous": _last_hash(whole)}
+            known = {name: value for name, value in entry.figures.items() if math.isfinite(value)}
+            line = entry.model_dump(mode="json") | {"figures": known, "previous": _last_hash(whole)}
             line["hash"] = digest(line)
             file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
             file.flush()
@@ -149,9 +151,8 @@ class Incidents:
         """
         if not self.path.is_file():
             return []
-        texts = self.path.read_text(encoding="utf-8").split("\n")
         found = []
-        for number, text in enumerate(texts[:-1], 1):
+        for number, text in enumerate(self.path.read_bytes().split(b"\n")[:-1], 1):
             try:
                 line = json.loads(text)
                 Entry.model_validate({key: line[key] for key in line.keys() - {"previous", "hash"}})
@@ -179,11 +180,16 @@ class Incidents:
     def broken(self) -> int | None:
         """The number of the first line that is not what was written; None if all are.
 
+        Lines of before there were hashes may stand at the beginning; of them nothing is known.
+
         Raises:
             PenstockError: A line is no entry.
         """
-        previous = GENESIS
+        previous, is_chained = GENESIS, False
         for number, line in enumerate(self._lines(), 1):
+            is_chained = is_chained or bool({"hash", "previous"} & line.keys())
+            if not is_chained:
+                continue
             told = line.pop("hash", None)
             if line.get("previous") != previous or told != digest(line):
                 return number

@@ -19,7 +19,7 @@ __all__ = ["exposition", "failures_in_a_row", "write_textfile"]
 def failures_in_a_row(incidents: list[Incident]) -> int:
     """How many of the latest incidents failed, up to one that did not."""
     count = 0
-    for one in reversed([one for one in incidents if one.closed is not None]):
+    for one in reversed([one for one in incidents if one.closed is not None and not one.is_of_operator]):
         if one.outcome != "failed":
             break
         count += 1

@@ -179,8 +179,9 @@ def chained(path: Path, count: int = 4) -> Incidents:
 
 def test_after_a_line_that_was_cut_short_the_log_goes_on(tmp_path):
     log = chained(tmp_path / "incidents.jsonl", 2)
-    with log.path.open("a") as file:
-        file.write('{"incident": "b", "at"')
+    with log.path.open("ab") as file:
+        file.write('{"incident": "b", "at", "é'.encode()[:-1])  # amid a letter
+    assert [one.id for one in log.all()] == ["0", "1"]
     log.append(Entry(incident="c", at=NOW, what="opened", kind="condition"))
     assert [one.id for one in log.all()] == ["0", "1", "c"]
     assert log.broken() is None
@@ -204,6 +205,25 @@ def test_what_is_changed_afterwards_is_found(tmp_path, at, how):
         assert log.broken() is None, "of the end, nobody inside can know"
     else:
         assert log.broken() == 1 + (min(at, (at - 1) % 4) if how == "swap" else at)
+
+
+def test_lines_of_before_there_were_hashes_stand_at_the_beginning(tmp_path):
+    log = chained(tmp_path / "incidents.jsonl", 1)
+    (line,) = log.path.read_text().splitlines()
+    old = {key: value for key, value in json.loads(line).items() if key not in {"hash", "previous"}}
+    log.path.write_text(json.dumps(old) + "\n")
+    log.append(Entry(incident="new", at=NOW, what="opened", kind="condition"))
+    assert log.broken() is None
+    log.path.write_text(log.path.read_text() + json.dumps(old) + "\n")
+    assert log.broken() == 3
+
+
+def test_a_figure_that_is_none_is_left_out(tmp_path):
+    log = Incidents(tmp_path / "incidents.jsonl")
+    figures = {"gain": float("nan"), "holdout_gain": 0.1}
+    log.append(Entry(incident="a", at=NOW, what="compared", kind="condition", figures=figures))
+    assert log.entries()[0].figures == {"holdout_gain": 0.1}
+    assert log.broken() is None
 
 
 def test_what_people_say_of_an_incident_is_no_outcome_of_it():
