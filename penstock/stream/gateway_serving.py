@@ -14,7 +14,7 @@ import uvicorn
 
 from penstock.config.streaming import Stream
 from penstock.console import say
-from penstock.http_serving import GRACE, Server, listening, many_files, patient, require_keys, several
+from penstock.http_serving import GRACE, Beat, Server, listening, many_files, patient, require_keys, several
 from penstock.stream.log import Log, open_log
 
 if TYPE_CHECKING:
@@ -45,24 +45,25 @@ def serve(view: Stream) -> int:
     port = sock.getsockname()[1]
     say(f"gateway: {kind}://{gateway.host}:{port}/v1/readings" + ("" if gateway.keys else ", without keys"))
     if gateway.workers == 1:
-        return _one(view, sock)
+        return _one(view, sock, 0, lambda: None)
     with tempfile.TemporaryDirectory(prefix="penstock-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        return several(gateway.workers, lambda number, _: _one(view, sock, number), "gateway")
+        return several(gateway.workers, lambda number, beat: _one(view, sock, number, beat), "gateway")
 
 
-def _one(view: Stream, sock: socket.socket, number: int = 0) -> int:
+def _one(view: Stream, sock: socket.socket, number: int, beat: Beat) -> int:
     import uvloop
 
-    return uvloop.run(_run(view, sock, number))
+    return uvloop.run(_run(view, sock, number, beat))
 
 
-async def _run(view: Stream, sock: socket.socket, number: int) -> int:
+async def _run(view: Stream, sock: socket.socket, number: int, beat: Beat) -> int:
     from penstock.stream.gateway import create_app
 
     gateway = view.gateway
     async with open_log(view.log) as log:
         app = create_app(view, log)
+        beat()  # it has what it needs: another that cannot begin is no reason to end
         door: Door = app.state.door
         config = uvicorn.Config(
             app,
