@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import psutil
-import pytest
 import yaml
 
 STAGES = (
@@ -83,14 +82,16 @@ def kill_in(clone, name: str, moment: str) -> bool:
     return stage is not None
 
 
-@pytest.mark.parametrize("moment", ["starting", "writing"])
-def test_a_killed_graph_ends_with_the_same_hashes(fresh_clone, moment):
+def test_a_killed_graph_ends_with_the_same_hashes(fresh_clone):
     whole = fresh_clone("whole")
     whole.compose("experiment=quick")
     whole.run(sys.executable, "-m", "dvc", "repro")
     killed = fresh_clone("killed")
     killed.compose("experiment=quick")
-    assert [name for name in STAGES if kill_in(killed, name, moment)] == list(STAGES)
+    # Each stage as it begins, and, when it has been started anew, as it writes.
+    for name in STAGES:
+        for moment in ("starting", "writing"):
+            assert kill_in(killed, name, moment), f"{name} never ran"
     killed.run(sys.executable, "-m", "dvc", "repro")
     stages = [f"{name}@churn" for name in STAGES]
     assert {name: lock(killed.root)[name] for name in stages} == {
