@@ -7,6 +7,7 @@ import contextlib
 import json
 import socket
 import subprocess
+import threading
 import time
 from functools import partial
 
@@ -420,16 +421,24 @@ def test_it_goes_on_without_the_state_and_loses_no_count(tmp_path, monkeypatch):
             async with running(view) as it:
                 await it.predict(user="before")
                 await it.router.shared.flush()
-                state = tmp_path / "state.sqlite"
-                # As if the disk were gone: what is opened anew cannot be.
-                aside = tmp_path / "aside"
+                state, aside = tmp_path / "state.sqlite", tmp_path / "aside"
+                # As if the disk were gone: what is opened anew cannot be. Each thread closes what it alone uses.
+                closed, gone = [], threading.Event()
+
+                def shut(store):
+                    store.close()
+                    closed.append(store)
+                    gone.wait()
+
+                shared = it.router.shared
                 it.store.close()
-                for name in ("look", "write"):
-                    it.router.shared._stores[name].close()
+                waiting = [asyncio.create_task(ask(shut)) for ask in (shared.asked, shared.written)]
+                await until(lambda: len(closed) == 2)
+                assert not list(tmp_path.glob("state.sqlite-*")), "all is in the file"
                 state.rename(aside)
                 state.mkdir()
-                for path in tmp_path.glob("state.sqlite-*"):
-                    path.unlink()
+                gone.set()
+                await asyncio.gather(*waiting)
                 await until(lambda: it.router.shared.is_down)
                 for user in map(str, range(100)):
                     assert (await it.predict(user=user, request=f"r-{user}")).status == 200
