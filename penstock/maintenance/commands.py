@@ -73,12 +73,11 @@ def watch(
     import threading
     import traceback
 
-    from penstock.maintenance.metrics import exposition
+    from penstock.maintenance.metrics import write_textfile
     from penstock.maintenance.run import Maintaining, declared
     from penstock.metrics_serving import serving
     from penstock.monitoring.metrics import exposition as of_monitor
     from penstock.reproducible import pin_numerics
-    from penstock.storage import write_bytes
 
     pin_numerics()
     stop = threading.Event()
@@ -96,10 +95,9 @@ def watch(
                     _round(name, maintaining)
                 finally:
                     monitoring = maintaining.monitoring
-                    mine = exposition(name, maintaining.policy, monitoring, datetime.now(UTC))
-                    write_bytes(maintaining.folder / "metrics.prom", mine)
+                    written = write_textfile(name, maintaining.policy, monitoring, datetime.now(UTC))
                     alerting = {maintaining.policy.monitor: monitoring.view.alerting}
-                    told[0] = mine + of_monitor(Path(), alerting)
+                    told[0] = written.read_bytes() + of_monitor(Path(), alerting)
             except PenstockError as error:
                 say(f"maintain {name}: {error}; tried again in {every:.0f} s")
             except Exception:  # a full disk, or what nobody has thought of: it goes on, and says so

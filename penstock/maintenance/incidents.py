@@ -143,8 +143,8 @@ class Incidents:
             file.flush()
             os.fsync(file.fileno())
 
-    def _lines(self) -> list[dict[str, Any]]:
-        """All lines. A last one that a crash has cut short is left out.
+    def _lines(self) -> list[tuple[dict[str, Any], Entry]]:
+        """All lines, as they are written and what they say. A last one that a crash has cut short is left out.
 
         Raises:
             PenstockError: Another is none.
@@ -155,13 +155,13 @@ class Incidents:
         for number, text in enumerate(self.path.read_bytes().split(b"\n")[:-1], 1):
             try:
                 line = json.loads(text)
-                Entry.model_validate({key: line[key] for key in line.keys() - {"previous", "hash"}})
+                entry = Entry.model_validate({key: line[key] for key in line.keys() - {"previous", "hash"}})
             except (ValueError, AttributeError, TypeError) as error:
                 raise PenstockError(
                     f"{self.path}:{number}: no entry of an incident log",
                     hint="put the line right from a backup: penstock maintain restore",
                 ) from error
-            found.append(line)
+            found.append((line, entry))
         return found
 
     def entries(self) -> list[Entry]:
@@ -170,12 +170,7 @@ class Incidents:
         Raises:
             PenstockError: Another line is none.
         """
-        return [
-            Entry.model_validate(
-                {key: value for key, value in line.items() if key not in {"previous", "hash"}}
-            )
-            for line in self._lines()
-        ]
+        return [entry for _, entry in self._lines()]
 
     def broken(self) -> int | None:
         """The number of the first line that is not what was written; None if all are.
@@ -186,7 +181,7 @@ class Incidents:
             PenstockError: A line is no entry.
         """
         previous, is_chained = GENESIS, False
-        for number, line in enumerate(self._lines(), 1):
+        for number, (line, _) in enumerate(self._lines(), 1):
             is_chained = is_chained or bool({"hash", "previous"} & line.keys())
             if not is_chained:
                 continue

@@ -37,7 +37,7 @@ from penstock.storage import read_parquet
 if TYPE_CHECKING:
     from penstock.artifact.model import Model
 
-__all__ = ["Maintaining", "alone", "declared"]
+__all__ = ["Maintaining", "declared"]
 
 OUTPUT = 2000  # characters of a failed command's output that are kept
 Clock = Callable[[], datetime]
@@ -81,7 +81,7 @@ class Maintaining:
         Raises:
             PenstockError: Another one is at it, or a command fails; the incident is closed as failed then.
         """
-        with alone(self.folder, self.name):
+        with self._alone():
             self._close_interrupted()
             under_way = self._settle()
             if under_way is not None:
@@ -298,21 +298,17 @@ class Maintaining:
                 self._write(incident.id, action, "failed", "the run was interrupted")
                 self._write(incident.id, action, "closed", "whatever was not promoted is gone")
 
-
-@contextmanager
-def alone(folder: Path, name: str) -> Iterator[None]:
-    """Nobody else decides about a model for the time of the block.
-
-    Raises:
-        PenstockError: Somebody does.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise PenstockError(f"maintain {name}: another run is at it", hint="wait for it") from error
-        yield
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise PenstockError(
+                    f"maintain {self.name}: another run is at it", hint="wait for it"
+                ) from error
+            yield
 
 
 def _scores(champion: Model, challenger: Model, frame: pl.DataFrame) -> Scores:
