@@ -13,11 +13,12 @@ from typing import Any, Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from penstock.http_serving import is_more
+
 __all__ = ["Answering", "Answers", "Headers", "direct"]
 
 MOST_ROUTES = 1024  # addresses that are remembered; one may make up any number of them,
 LONGEST_ROUTE = 256  # as long as one likes
-LENGTH_DIGITS = 18
 
 Headers = list[tuple[bytes, bytes]]
 # Takes the answer, once, on the event loop: status, lines of headers (each with its end), body.
@@ -53,11 +54,6 @@ class Answers(Protocol):
 
     def too_slow(self, route: Any, headers: Headers, answering: Answering) -> None:
         """Refuse a body that has not come in time."""
-
-
-def is_more(length: bytes, most: int) -> bool:
-    """Whether a Content-Length says more than so many bytes."""
-    return length.isdigit() and (len(length) > LENGTH_DIGITS or int(length) > most)
 
 
 class _Never:

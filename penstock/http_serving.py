@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import ipaddress
 import mmap
 import os
@@ -30,14 +31,18 @@ from penstock.errors import PenstockError
 
 __all__ = [
     "BACKLOG",
+    "BEATS",
     "GRACE",
     "Server",
+    "beating",
     "configured",
     "is_loopback",
+    "is_more",
     "listening",
     "many_files",
     "patient",
     "require_keys",
+    "settle_garbage",
     "several",
 ]
 
@@ -48,6 +53,8 @@ FIRST, MOST = 0.25, 30.0  # seconds before a process that has died young is star
 LOOK = 0.05  # seconds between looks at the processes
 FULL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 HANDLED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+BEATS = 0.25  # seconds between two words to the parent
+GARBAGE = (20_000, 20, 20)  # requests make little that refers to itself
 CALM = 10.0  # seconds after which a process that runs is forgiven that others have died
 
 
@@ -57,6 +64,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def is_more(length: bytes, most: int) -> bool:
+    """Whether a Content-Length says more than so many bytes. It may have any number of digits; twenty are more than enough."""
+    return length.isdigit() and int(length[:20]) > most
 
 
 def require_keys(name: str, host: str, keys: str | None, certificate: str | None, hint: str) -> None:
@@ -120,6 +132,27 @@ def listening(host: str, port: int, name: str) -> socket.socket:
 
 # Called by a process now and then to say that it gets on.
 Beat = Callable[[], None]
+
+
+async def beating(beat: Beat, parent: int, leave: Callable[[], None]) -> None:
+    """Tell the parent that we get on, as what hangs on the loop has this hang too; and end if it has gone.
+
+    Args:
+        beat: Tells it.
+        parent: Its process.
+        leave: Called when that has gone.
+    """
+    while os.getppid() == parent:
+        beat()
+        await asyncio.sleep(BEATS)
+    leave()
+
+
+def settle_garbage() -> None:
+    """What is loaded stays: to look through it again and again for what could go would cost more than all requests do."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
 
 
 def several(

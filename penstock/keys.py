@@ -116,6 +116,15 @@ class Keys:
         # By hash: to find one by timing would take finding one that hashes so.
         return self._holders.get(_hash(key, self.purpose))
 
+    def whose(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+        """Whose the key is that a request presents; None if it has none, or it is nobody's.
+
+        Args:
+            headers: Names in lower case, and values.
+        """
+        key = presented(headers)
+        return None if key is None else self.holder(key)
+
     def _look(self) -> None:
         try:
             about = self.path.stat()

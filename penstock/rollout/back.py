@@ -21,7 +21,7 @@ from starlette.routing import Route
 from penstock.config.rollout import Rollout
 from penstock.errors import PenstockError
 from penstock.http_serving import is_loopback
-from penstock.keys import Keys, Purpose, presented
+from penstock.keys import Keys, Purpose
 from penstock.rollout.audit import broken
 from penstock.rollout.desk import Desk
 from penstock.rollout.settings import Settings
@@ -140,8 +140,7 @@ def create_back(view: Rollout, shared: Shared, registry: CollectorRegistry) -> S
     def operator(request: Request) -> str | None:
         """Who asks; None if that is nobody who may."""
         if operators is not None:
-            key = presented(request.scope["headers"])
-            return None if key is None else operators.holder(key)
+            return operators.whose(request.scope["headers"])
         # Only this machine reaches it; but a browser on it may be on another's page.
         return "loopback" if MARK in request.headers else None
 

@@ -24,7 +24,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from penstock.config.rollout import Bandit, Rollout, Shadow
 from penstock.console import say
 from penstock.http_direct import Headers
-from penstock.keys import Keys, Purpose, presented
+from penstock.keys import Keys, Purpose
 from penstock.requests import REQUEST_ID, new_request_id
 from penstock.rollout.answers import HEAD, InvalidError, outputs, rows_asked
 from penstock.rollout.decision import Decision, RefusedError, decide
@@ -68,9 +68,13 @@ class Refusal(Exception):  # noqa: N818  (it is an answer)
         self.status, self.reason = status, reason
 
 
+def _logged(error: BaseException) -> None:
+    say("router: a defect:\n" + "".join(traceback.format_exception(error)))
+
+
 def defect(error: BaseException) -> Refusal:
     """What nobody has thought of is told in the log, and not to whoever has asked."""
-    say("router: a defect:\n" + "".join(traceback.format_exception(error)))
+    _logged(error)
     return Refusal(500, "defect", "this request cannot be answered; the log says why")
 
 
@@ -292,7 +296,7 @@ class Router:
                 try:
                     await part()
                 except Exception as error:
-                    say("router: a defect:\n" + "".join(traceback.format_exception(error)))
+                    _logged(error)
             await asyncio.sleep(TEND)
 
     async def _look_at_flags(self) -> None:
@@ -863,10 +867,7 @@ class Router:
         Raises:
             Refusal: There is none, or it is nobody's.
         """
-        if self.keys is None:
-            return
-        key = presented(headers)
-        if key is None or self.keys.holder(key) is None:
+        if self.keys is not None and self.keys.whose(headers) is None:
             raise Refusal(401, "key", "a key is missing, or is none that is known here")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import socket
@@ -22,6 +21,7 @@ from penstock.http_serving import (
     listening,
     many_files,
     patient,
+    settle_garbage,
     several,
 )
 from penstock.rollout.desk import Desk
@@ -31,7 +31,6 @@ from penstock.rollout.state import StateError, open_store
 __all__ = ["serve"]
 
 BEAT = 0.5
-GARBAGE = (20_000, 20, 20)
 PATIENCE = 10.0  # seconds without a beat, until a process is taken for stuck and killed
 
 
@@ -133,10 +132,7 @@ async def _run(view: Rollout, sock: socket.socket, beat: Beat) -> int:
         loop.add_signal_handler(number, leave)
     with contextlib.suppress(StateError):
         await shared.look()
-    # What is loaded stays: to look through it again and again for what could go would cost more than requests do.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GARBAGE)
+    settle_garbage()
     tasks = [
         asyncio.create_task(shared.follow()),
         asyncio.create_task(shared.hand_over()),

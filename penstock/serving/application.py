@@ -18,7 +18,8 @@ from prometheus_client import CollectorRegistry, generate_latest, multiprocess
 from starlette.exceptions import HTTPException
 
 from penstock.config.serving import Serve
-from penstock.keys import Keys, presented
+from penstock.http_serving import is_more
+from penstock.keys import Keys
 from penstock.serving.description import described
 from penstock.serving.metrics import Metrics
 from penstock.serving.open_inference import EXTENSIONS
@@ -117,7 +118,7 @@ async def _body(headers: list[tuple[bytes, bytes]], receive: Receive, view: Serv
     """
     most, patience = view.limits.body_bytes, view.limits.body_seconds.total_seconds()
     for name, value in headers:
-        if name == b"content-length" and value.isdigit() and int(value) > most:
+        if name == b"content-length" and is_more(value, most):
             raise _too_large(most)
     parts: list[bytes] = []
     size, more = 0, True
@@ -276,8 +277,7 @@ def _admin(app: FastAPI, application: Application) -> None:
     def administrator(request: Request) -> None:
         if keys is None:
             raise Refusal(403, "admin", "no keys for /admin/ are declared: admin_keys")
-        key = presented(request.scope["headers"])
-        if key is None or keys.holder(key) is None:
+        if keys.whose(request.scope["headers"]) is None:
             raise Refusal(401, "admin", "expected an administrator's key: Authorization: Bearer KEY")
 
     allowed = [Depends(administrator)]

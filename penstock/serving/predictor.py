@@ -15,7 +15,7 @@ import orjson
 
 from penstock.config.serving import Serve
 from penstock.console import say
-from penstock.keys import Keys, Purpose, presented
+from penstock.keys import Keys, Purpose
 from penstock.requests import REQUEST_ID, Requests, RequestsOfOne, new_request_id, open_requests
 from penstock.serving.artefacts import Outputs, Work
 from penstock.serving.metrics import Metrics
@@ -178,10 +178,7 @@ class Predictor:
         Raises:
             Refusal: There is none, or it is nobody's.
         """
-        if self.keys is None:
-            return
-        key = presented(headers)
-        if key is None or self.keys.holder(key) is None:
+        if self.keys is not None and self.keys.whose(headers) is None:
             raise Refusal(401, "key", "expected a client's key: Authorization: Bearer KEY, or X-Api-Key")
 
     def call(self, route: Route, headers: Headers, content: bytes, done: Callable[[Response], None]) -> Call:

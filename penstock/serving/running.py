@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import socket
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from penstock.config.serving import Serve
@@ -17,13 +15,16 @@ from penstock.console import say
 from penstock.errors import PenstockError
 from penstock.http_serving import (
     BACKLOG,
+    BEATS,
     Beat,
     Server,
+    beating,
     configured,
     listening,
     many_files,
     patient,
     require_keys,
+    settle_garbage,
     several,
 )
 from penstock.serving.declared import served_models
@@ -31,8 +32,6 @@ from penstock.serving.declared import served_models
 __all__ = ["serve"]
 
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
-GARBAGE = (20_000, 20, 20)  # requests make little that refers to itself
-BEATS = 0.25  # seconds between two words to the parent
 
 
 def serve(view: Serve) -> int:
@@ -126,22 +125,11 @@ async def _run(view: Serve, sock: socket.socket, beat: Beat, parent: int) -> int
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leave)
     loop.add_signal_handler(signal.SIGHUP, again)
-    # What is loaded stays: to look through it again and again for what could go would cost more than all requests do.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GARBAGE)
-    beating = loop.create_task(_beating(beat, parent, leave))
+    settle_garbage()
+    telling = loop.create_task(beating(beat, parent, leave))
     try:
         await server.serve(sockets=[sock])
     finally:
-        beating.cancel()
+        telling.cancel()
         await app.close()
     return 0
-
-
-async def _beating(beat: Beat, parent: int, leave: Callable[[], None]) -> None:
-    """Tell the parent that we get on, as a model that hangs on the loop has this hang too; and end if it has gone."""
-    while os.getppid() == parent:
-        beat()
-        await asyncio.sleep(BEATS)
-    leave()

@@ -30,6 +30,7 @@ from prometheus_client import (
 from starlette.routing import Route
 
 from penstock.config.streaming import Stream
+from penstock.http_serving import is_more
 from penstock.keys import presented
 from penstock.sources.secrets import hidden
 from penstock.stream.keys import Keys
@@ -345,7 +346,7 @@ class _Push:
         limits = self.door.view.gateway.limits
         most, encoding = limits.body_bytes, b""
         for name, value in headers:
-            if name == b"content-length" and value.isdigit() and int(value) > most:
+            if name == b"content-length" and is_more(value, most):
                 raise _too_large(most)
             if name == b"content-encoding":
                 encoding = value.strip().lower()

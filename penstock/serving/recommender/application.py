@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry, generate_latest, multiprocess
 from starlette.exceptions import HTTPException
 
 from penstock.config.serving.recommender import Recommend
-from penstock.keys import Keys, presented
+from penstock.keys import Keys
 from penstock.requests import Requests, RequestsOfOne, open_requests
 from penstock.serving.predictor import CLIENT
 from penstock.serving.recommender.bodies import (
@@ -124,10 +124,7 @@ class Application:
         Raises:
             Refusal: There is none, or it is nobody's.
         """
-        if self.keys is None:
-            return
-        key = presented(headers)
-        if key is None or self.keys.holder(key) is None:
+        if self.keys is not None and self.keys.whose(headers) is None:
             raise Refusal(401, "key", "expected a client's key: Authorization: Bearer KEY, or X-Api-Key")
 
     # --- what was answered --------------------------------------------------------------------------

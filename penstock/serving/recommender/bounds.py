@@ -12,7 +12,7 @@ import orjson
 
 from penstock.config.serving.recommender import Recommend
 from penstock.console import say
-from penstock.http_serving import is_loopback
+from penstock.http_serving import is_loopback, is_more
 from penstock.requests import REQUEST_ID, new_request_id
 from penstock.serving.recommender.metrics import Metrics
 from penstock.serving.refusals import Refusal
@@ -112,7 +112,7 @@ class Bounded:
         limits = self._view.limits
         most, patience = limits.body_bytes, limits.body_seconds.total_seconds()
         for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value[:20]) > most:
+            if name == b"content-length" and is_more(value, most):
                 raise Refusal(413, "size", f"expected at most {most} bytes")
             if name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
                 raise Refusal(415, "encoding", "expected a body that is not packed")

@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from penstock.artifact.recommender_manifest import is_of_interactions
@@ -18,6 +17,7 @@ from penstock.errors import PenstockError
 from penstock.http_serving import (
     Beat,
     Server,
+    beating,
     configured,
     listening,
     many_files,
@@ -29,7 +29,6 @@ from penstock.http_serving import (
 __all__ = ["serve"]
 
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
-BEATS = 0.25  # seconds between two words to the parent
 PATIENCE = 30.0  # seconds without a word until a process is killed
 SWITCH = 0.000_5  # seconds for which the loop and the thread that writes keep the interpreter from each other, at most
 
@@ -98,18 +97,10 @@ async def _run(view: Recommend, sock: socket.socket, beat: Beat, parent: int) ->
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leave)
     loop.add_signal_handler(signal.SIGHUP, again)
-    beating = loop.create_task(_beating(beat, parent, leave))
+    telling = loop.create_task(beating(beat, parent, leave))
     try:
         await server.serve(sockets=[sock])
     finally:
-        beating.cancel()
+        telling.cancel()
         await app.close()
     return 0
-
-
-async def _beating(beat: Beat, parent: int, leave: Callable[[], None]) -> None:
-    """Tell the parent that we get on, as a model that hangs on the loop has this hang too; and end if it has gone."""
-    while os.getppid() == parent:
-        beat()
-        await asyncio.sleep(BEATS)
-    leave()
